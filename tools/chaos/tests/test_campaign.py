@@ -60,14 +60,14 @@ def texts(run: Any) -> Any:
 def test_a_run_that_breaks_off_takes_its_environment_with_it(told: Callable[..., Any]) -> None:
     assert told([None, None], [None, RuntimeError("no\nmore"), None]) == [
         ("a", []),
-        ("b", ["the run broke off: RuntimeError: no"]),
+        ("b", ["the run was aborted: RuntimeError: no"]),
         ("c", []),
     ]
 
 
 def test_an_environment_that_does_not_start_breaks_one_run(told: Callable[..., Any]) -> None:
     assert told([StartFailed("no"), None], [None, None]) == [
-        ("a", ["the run broke off: StartFailed: no"]),
+        ("a", ["the run was aborted: StartFailed: no"]),
         ("b", []),
         ("c", []),
     ]

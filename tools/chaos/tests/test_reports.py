@@ -65,8 +65,8 @@ def test_page_counts_and_names_known_limitations() -> None:
     text = page(Results(PLAN, [*runs, struck_nothing], skipped, {"old/fault"}), faults)
     assert "4 runs, 40 tasks" in text
     assert "**lost 1**" in text
-    assert "`old/fault`: there is no such fault any more" in text
-    assert "`letta/kill`: seed 1: what it waits for did not come about" in text
+    assert "`old/fault`: the fault no longer exists" in text
+    assert "`letta/kill`: seed 1: the condition it waits for did not occur" in text
     assert "**letta/kill**" not in text
     assert "| 2 | 20 | 0 | 0 | 0 | **1** | 0 | 0 |" in text
     assert "1\\*" in text

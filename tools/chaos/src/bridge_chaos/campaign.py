@@ -80,7 +80,7 @@ class Campaign:
                     environment = environment or held.enter_context(Environment(self._workspace, topology))
                     run = run_once(environment, scenario, seed)
                 except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
-                    verdict = Verdict(findings=[Finding("accounts", f"the run broke off: {_first_line(error)}")])
+                    verdict = Verdict(findings=[Finding("accounts", f"the run was aborted: {_first_line(error)}")])
                     run = Run(scenario, seed, False, verdict, seconds=time.monotonic() - began)
                     environment = None
                 run.commit, run.machine = made_with, machine()

@@ -67,7 +67,7 @@ def command(context: FaultContext, *words: str, variables: Mapping[str, str] | N
         )
         code, output, errors = ended.returncode, ended.stdout, ended.stderr
     except subprocess.TimeoutExpired:
-        code, output, errors = _TIMED_OUT, "", f"no end within {_TIMEOUT_SECONDS:g} s"
+        code, output, errors = _TIMED_OUT, "", f"it did not end within {_TIMEOUT_SECONDS:g} s"
     outcome = Outcome(words, code, output, errors, time.monotonic() - began)
     context.check("unclear", outcome.is_clear, str(outcome))
     return outcome

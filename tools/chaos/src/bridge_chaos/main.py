@@ -34,7 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Breaks the stack on purpose and checks the bridge's promises from outside. Everything is on 127.0.0.1.",
+    help="Inject faults into the stack, and check the bridge's promises from outside. All services listen on "
+    "127.0.0.1.",
 )
 
 
@@ -47,38 +48,43 @@ def _main() -> None:
 def chaos(
     *,
     minutes: Annotated[
-        float | None, typer.Option(help="So long, in another order each round; else everything once.")
+        float | None,
+        typer.Option(help="Repeat all faults in random order for so many minutes; by default each runs once."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the choices of pairs, victims and times; a random one is printed.")
+        int | None,
+        typer.Option(help="Seed for pairs, victims and times; a random one is chosen and printed by default."),
     ] = None,
-    fault: Annotated[list[str] | None, typer.Option(help="Only this one, or all that begin so; repeatable.")] = None,
-    pairs: Annotated[int, typer.Option(help="So many pairs of faults, drawn from the seed.", min=0)] = 0,
-    pair: Annotated[list[str] | None, typer.Option(help="This pair, FIRST+SECOND@PHASE; repeatable.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Name the faults and end.")] = False,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Only this fault, or all whose names begin so; repeatable.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Number of pairs of faults, drawn with the seed.", min=0)] = 0,
+    pair: Annotated[list[str] | None, typer.Option(help="Run this pair, FIRST+SECOND@PHASE; repeatable.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the faults.")] = False,
     docs: Annotated[
-        bool, typer.Option(help="Try the faults one by one, and the pairs, and write docs/crash-matrix.md.")
+        bool, typer.Option(help="Run the single faults and the pairs, and write docs/crash-matrix.md.")
     ] = False,
-    keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Directory for data and logs, kept afterwards.", metavar="DIR")
+    ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the campaign of this file of results: what it lacks.", metavar="FILE"),
+        typer.Option(help="Continue the campaign of this results file: run what it lacks.", metavar="FILE"),
     ] = None,
-    again: Annotated[bool, typer.Option(help="With --resume: also what broke a promise in it.")] = False,
+    again: Annotated[bool, typer.Option(help="With --resume: also repeat runs that broke a promise.")] = False,
     page_of: Annotated[
         list[Path] | None,
         typer.Option(
             "--page",
-            help="Run nothing: write docs/crash-matrix.md from this file of results; repeatable.",
+            help="Only write docs/crash-matrix.md from this results file; repeatable.",
             metavar="FILE",
         ),
     ] = None,
 ) -> None:
-    """Break each part of the stack once, in the middle of a conversation, or two parts at once (--pairs).
+    """Inject each fault once during a conversation, or pairs of faults (--pairs).
 
-    Each run's result is written to a file as the run ends; --resume goes on with an interrupted campaign, and makes
-    those runs that are of another commit anew. Exit code 1 where a promise is broken outside the windows that are named
-    for its fault.
+    Each run's result is written to a file as the run ends; --resume continues an interrupted campaign and repeats runs
+    of other commits. Exit code 1 if a promise is broken outside the windows of its fault.
     """
     if list_:
         for name, one in catalogue().items():
@@ -110,7 +116,7 @@ def chaos(
 
 
 def _run_campaign(file: Path, known: Results, keep: Path | None, *, again: bool, is_new: bool) -> bool:
-    """Run what is not known; whether nobody interrupted it."""
+    """Run the scenarios without a result; returns False if interrupted."""
     plan, faults, current = known.plan, catalogue(), commit()
     scenarios = [found for name in plan.scenarios if (found := scenario_of(name, faults))]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +137,7 @@ def _run_campaign(file: Path, known: Results, keep: Path | None, *, again: bool,
         campaign = Campaign(workspace, scenarios, plan.seed, tell, is_known)
         typer.echo(f"seed {plan.seed}, {campaign.planned} to run at commit {current}; results: {file}")
         if not is_new and plan.minutes is None:
-            typer.echo(f"{len(scenarios) - campaign.planned} of the campaign need no run here")
+            typer.echo(f"{len(scenarios) - campaign.planned} of the campaign are done already")
         written.skip({name: why for name, why in campaign.skipped.items() if name not in known.skipped})
         for name, why in campaign.skipped.items():
             typer.echo(f"skipped {name}: {why}")
@@ -139,7 +145,7 @@ def _run_campaign(file: Path, known: Results, keep: Path | None, *, again: bool,
         try:
             campaign.run(plan.minutes)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted; this is what was run. Go on with: ./run chaos --resume {file}")
+            typer.echo(f"interrupted; the results are stored. Continue with: ./run chaos --resume {file}")
             return False
     return True
 
@@ -174,12 +180,12 @@ def _write_page(results: Results) -> None:
 
 
 def _scenarios(names: list[str], pairs: int, pair: list[str], seed: int, *, docs: bool) -> list[Scenario]:
-    """What the options ask for: with pairs alone, no single fault."""
+    """The scenarios that the options select: with pairs alone, no single fault."""
     try:
         faults = chosen(names)
         named = [named_pair(text, catalogue()) for text in pair]
     except KeyError as error:
-        raise typer.BadParameter(f"no fault is called {error.args[0]!r}; --list names them") from None
+        raise typer.BadParameter(f"there is no fault {error.args[0]!r}; --list names them") from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     single = [] if (pairs or pair) and not docs else [Scenario(fault) for fault in faults]
@@ -189,13 +195,17 @@ def _scenarios(names: list[str], pairs: int, pair: list[str], seed: int, *, docs
 @app.command()
 def soak(
     *,
-    minutes: Annotated[float, typer.Option(help="How long users talk.")] = 60.0,
-    seed: Annotated[int | None, typer.Option(help="Of faults and pauses; a random one is printed.")] = None,
-    rate: Annotated[float, typer.Option(help="Messages a second.")] = 20.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of load.")] = 60.0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed for faults and pauses; a random one is chosen and printed by default.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Messages per second.")] = 20.0,
     docs: Annotated[bool, typer.Option(help="Write docs/soak.md.")] = False,
-    keep: Annotated[Path | None, typer.Option(help="Directory for data and logs; it stays.", metavar="DIR")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Directory for data and logs, kept afterwards.", metavar="DIR")
+    ] = None,
 ) -> None:
-    """Steady load with faults sprinkled in; exit code 1 where a promise is broken or something has grown."""
+    """Run a steady load with occasional faults; exit code 1 if a promise is broken or a resource has grown."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     typer.echo(f"seed {seed}")
     with _workspace(keep) as workspace:

@@ -14,39 +14,43 @@ from bridge_chaos.results import Results
 from bridge_chaos.runner import Run
 
 _MEANING: Final[Mapping[str, str]] = {
-    "lost": "tasks without any outcome; an error reply is an outcome",
-    "buried": "good tasks among the dead letters at the end",
+    "lost": "tasks without an outcome; an error reply is an outcome",
+    "buried": "valid tasks among the dead letters at the end",
     "repeated_replies": "tasks answered more than once, in the stream or on the channel",
-    "repeated_messages": "messages that stand in a user's agents more than once",
-    "out_of_order": "users whose replies, messages or turns in the journal are not in the order they spoke",
-    "forgotten": "messages that were answered, and are not in the agent that answers the user now",
-    "untold": "messages that memory-python answered, and that still wait to be told when everything works again",
-    "left_out": "messages of which an agent was told the number alone",
-    "strangers": "another user's, another persona's or nobody's words in an agent or a reply",
-    "overlaps": "turns of one agent that ran side by side in Letta",
-    "accounts": "counters and keys that do not add up, or a bound of the fault's own that was passed",
+    "repeated_messages": "messages that a user's agents contain more than once",
+    "out_of_order": "users whose replies, messages or journalled turns are not in the order in which they sent them",
+    "forgotten": "answered messages that the user's present agent does not contain",
+    "untold": "missed turns that agents have not received although all services are available again",
+    "left_out": "missed turns of which an agent received only the number",
+    "strangers": "text of another user or persona, or of unknown origin, in an agent or a reply",
+    "overlaps": "turns of one agent that overlapped in Letta",
+    "accounts": "inconsistent counters or keys, or a violated limit of the fault itself",
     "journal": "answered turns that are not exactly once in the database",
-    "consent": "messages said while permanent memory was off, in an agent or in the journal",
-    "erased": "places that still hold something of an erased user",
-    "unclear": "refusals without a code and a sentence; operators' commands that fail without one",
+    "consent": "messages sent while permanent memory was off that are in an agent or in the journal",
+    "erased": "places that still contain data of an erased user",
+    "unclear": "refusals without code and sentence; failed operators' commands without a sentence",
 }
 _INTRODUCTION: Final = """\
-Each run drives one conversation of many users through two bridges, breaks something in the middle of it, and looks from
-outside at what became of it. Some users talk to two personas, some switch permanent memory off and on meanwhile. Each
-message carries its number. **0**: the promise was put to the test and held. **–**: this run does not test it. **3\\***:
-broken three times inside a window that is named at the end of this page; nothing else may be broken.
+Each run drives a conversation of many users through two bridges, injects a fault during it, and checks the promises
+from
+outside. Some users talk to two personas, some switch permanent memory off and on meanwhile. Each message contains its
+number. **0**: the run tested the promise, and it held. **–**: the run does not test the promise. **3\\***: the promise
+was broken three times, inside a window that the end of this page names. Promises broken outside a window are faults.
 
-The lease is 3 s instead of 30 s, so that runs are short; recovery after a kill grows with it. **Recovery** counts from
-the beginning of the fault to the reply, over all tasks that were unanswered at that moment: it holds the fault's own
-length. It says little where a fault strikes turns that begin later (`letta/401` to `letta/twice`), and where nobody
-waits for what is broken (`postgres/`). One run a row shows that a fault can be survived, not how rarely it is not.
+The lease is 3 s instead of 30 s, so that runs are short; recovery after a kill grows with the lease. **Recovery** is
+the
+time from the beginning of the fault to the reply, over all tasks that were unanswered at that moment; it includes the
+duration of the fault. It means little if a fault affects only turns that begin later (`letta/401` to `letta/twice`), or
+if no task waits for the broken service (`postgres/`). One run per row shows that the stack can survive a fault, not how
+often it does not.
 """
-_STRUCK_NOTHING: Final = "what it waits for did not come about in its run, so it struck nothing"
+_STRUCK_NOTHING: Final = "the condition it waits for did not occur in its run, so it had no effect"
 _HEADS: Final = ("runs", "tasks", "letta", "memory", "error", *PROMISES.values(), "recovery, s: p50 / most")
 _PAIRS: Final = """\
-Two faults in one run. *together*: the second strikes at the moment the first does; *during*: up to two seconds later;
-*recovery*: after the first one's cause is mended, while the stack recovers. `./run chaos --pair NAME --seed N`, the
-name without spaces, repeats a run.
+Two faults in one run. *together*: both begin at the same moment; *during*: the second begins up to two seconds after
+the
+first; *recovery*: the second begins after the cause of the first is repaired, while the stack recovers. `./run chaos
+--pair NAME --seed N`, with the name without spaces, repeats a run.
 """
 
 
@@ -75,7 +79,7 @@ def page(results: Results, faults: Mapping[str, Fault]) -> str:
         *_windows(runs, faults),
         *_remarks(runs),
     ]
-    left_out = results.skipped | dict.fromkeys(sorted(results.unknown), "there is no such fault any more")
+    left_out = results.skipped | dict.fromkeys(sorted(results.unknown), "the fault no longer exists")
     left_out |= {run.name: f"seed {run.seed}: {_STRUCK_NOTHING}" for run in results.runs if run not in runs}
     if left_out:
         lines += ["## Not run here\n", *(f"- `{name}`: {why}" for name, why in left_out.items()), ""]

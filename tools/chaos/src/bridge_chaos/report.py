@@ -22,7 +22,7 @@ def line(run: Run) -> str:
     state = "BROKEN" if run.broken else "ok    "
     text = f"{state} {run.name:<28} {run.seconds:5.1f} s, recovery {most}, {run.verdict.tasks} tasks: {ends}"
     if not run.struck:
-        text += " (the fault found nothing to strike)"
+        text += " (the fault had no effect)"
     again = [f"         again: {run.scenario.command(run.seed)}"] if run.broken or run.scenario.second else []
     return "\n".join([text, *details(run), *again])
 

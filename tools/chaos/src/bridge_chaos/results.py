@@ -94,7 +94,9 @@ class ResultsFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise UnusableResults(f"another campaign writes to {path}; wait for it, or name another file.") from None
+            raise UnusableResults(
+                f"another campaign writes to {path}; wait until it has ended, or name another file."
+            ) from None
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
@@ -143,7 +145,7 @@ def read(path: Path, faults: Mapping[str, Fault]) -> Results:
         except (KeyError, TypeError, ValueError) as error:
             raise UnusableResults(f"line {number} of {path} is no result of a campaign ({error!r}).") from None
     if results is None:
-        raise UnusableResults(f"{path} holds no plan of a campaign; it was not begun by ./run chaos.")
+        raise UnusableResults(f"{path} contains no plan of a campaign, so ./run chaos did not write it.")
     return results
 
 
@@ -158,7 +160,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise UnusableResults(f"line {number} of {path} is no result of a campaign.")
+            raise UnusableResults(f"line {number} of {path} is not a result of a campaign.")
         if record.get("v") != _VERSION:
             raise UnusableResults(f"line {number} of {path} was written by another release of ./run chaos.")
         yield number, record

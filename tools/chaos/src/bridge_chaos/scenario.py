@@ -85,13 +85,13 @@ class Scenario:
         one, two = self.first, self.second
         topology = one.topology.merged(two.topology)
         if one.alone or two.alone:
-            return "one of them is tried alone only"
+            return "one of them runs only alone"
         if topology is None or not one.occupies | two.occupies | one.needs | two.needs <= topology.parts:
             return "they need different stacks"
         if topology.hands_out_once and all(fault.occupies & _BRIDGES for fault in (one, two)):
-            return "one of them lets a task be handed out once, and the other takes tasks from bridges"
+            return "one of them limits tasks to one hand-out, and the other causes further hand-outs"
         if self.phase is not Phase.RECOVERY and (clash := _clash(one, two) | _clash(two, one)):
-            return f"both have to do with {', '.join(sorted(clash))} at once"
+            return f"both affect {', '.join(sorted(clash))} at once"
         return None
 
 
@@ -136,7 +136,7 @@ def named_pair(text: str, faults: Mapping[str, Fault]) -> Scenario:
     """
     pair = scenario_of(text, faults)
     if pair is None or pair.second is None:
-        raise ValueError(f"{text!r} is no pair; write first/fault+second/fault@{'|'.join(Phase)}")
+        raise ValueError(f"{text!r} is not a pair; write first/fault+second/fault@{'|'.join(Phase)}")
     if problem := pair.problem():
         raise ValueError(f"{text!r} is not possible: {problem}")
     return pair

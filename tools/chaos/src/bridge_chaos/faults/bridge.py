@@ -36,9 +36,9 @@ _PACKAGE: Final = Path(__file__).parents[1]
 _ONE: Final = parts("bridge")
 _BOTH: Final = parts("bridges")
 _FROZEN_AT_THE_SOCKET: Final = Window(
-    "Between the bridge's look at its lease and the write to the socket lie some microseconds. Frozen exactly there "
-    "for longer than the lease, it sends when it wakes what another bridge has sent meanwhile; Letta's messages "
-    "endpoint has no idempotency key that could refuse the second one.",
+    "A few microseconds pass between the bridge's check of its lease and its write to the socket. If the bridge is "
+    "frozen exactly then for longer than the lease, it later sends a message that another bridge has sent meanwhile; "
+    "Letta's messages endpoint has no idempotency key that would refuse the second one.",
     frozenset({"repeated_messages", "overlaps", "out_of_order"}),
 )
 
@@ -57,13 +57,14 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "bridge/memory",
-            "a bridge may not get one more page (RLIMIT_AS), until it is killed and started again",
+            "a bridge cannot allocate further memory (RLIMIT_AS), until it is killed and started again",
             _no_memory,
             occupies=_ONE,
         ),
         Fault(
             "bridge/full-disk",
-            "the bridges' data directory, with the sessions' file, is full; there is no database",
+            "the disk of the bridges' data directory, which contains the session file, is full; no database is "
+            "configured",
             _fill,
             topology=Topology(database=False),
             prepare=_small_disk,
@@ -205,7 +206,7 @@ def _wrong_clock(where: str, seconds: int) -> Fault:
         _kill,
         prepare=_with_clock(seconds),
         occupies=_ONE,
-        missing=lambda: None if shutil.which("cc") else "shifting a process's clock needs a C compiler here",
+        missing=lambda: None if shutil.which("cc") else "shifting a process's clock needs a C compiler",
     )
 
 

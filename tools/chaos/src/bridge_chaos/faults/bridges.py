@@ -22,8 +22,8 @@ _DIED_SECONDS: Final = 60.0
 _AWAY_SECONDS: Final = 6.0
 _ONE: Final = parts("bridge")
 _UNKNOWN_PERSONA: Final = Window(
-    "A persona that a bridge does not know is answered by the default one there: until all bridges have read the new "
-    "configuration, a user's words to the new persona reach the default persona's agent.",
+    "A bridge answers messages to a persona that it does not know with the default persona: until all bridges have "
+    "read the new configuration, a user's messages to the new persona may reach the default persona's agent.",
     frozenset({"strangers", "forgotten", "out_of_order"}),
 )
 
@@ -33,14 +33,14 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "bridges/idle-frozen",
-            f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for work, {_NAP_COUNT} times",
+            f"a bridge is frozen for {_NAP_SECONDS:g} s while it waits for tasks, {_NAP_COUNT} times",
             _naps,
             load=Load(users=4, messages=2, seconds=1.0),
             occupies=_ONE,
         ),
         Fault(
             "bridges/own-data",
-            "the bridges have data directories of their own and no database; one gets SIGKILL",
+            "the bridges have separate data directories and no database; one gets SIGKILL",
             _kill,
             topology=Topology(own_data=True, database=False),
             occupies=_ONE,
@@ -54,35 +54,35 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "bridges/own-limits",
-            "one bridge lets three tasks of a user wait, the other any number, and one gets SIGKILL among bursts",
+            "one bridge limits a user to three waiting tasks, the other does not, and one gets SIGKILL during bursts",
             _bursts,
             topology=Topology(uneven=(("LIMIT_MAX_PENDING_PER_USER", "3"),), latency=0.4),
             occupies=parts("bridges"),
         ),
         Fault(
             "bridges/overflow",
-            "a user's tasks are refused because three wait already, and the bridge gets SIGKILL with them in its hands",
+            "a user's tasks are refused because three already wait, and the bridge gets SIGKILL while it refuses them",
             _overflow,
             topology=Topology(variables=(("LIMIT_MAX_PENDING_PER_USER", "3"),), latency=0.4),
             occupies=parts("bridges"),
         ),
         Fault(
             "bridges/own-queues",
-            "the bridges serve a queue each, of two tenants whose users have the same ids, over one Letta",
+            "each bridge serves the queue of another tenant; the tenants' users have the same ids and share one Letta",
             _two_tenants,
             topology=Topology(uneven=(("LETTA_REQUESTS", _OTHER_QUEUE), ("TENANT", "other"))),
             needs=parts("letta", "redis", "bridges"),
         ),
         Fault(
             "bridges/own-fallback",
-            "one bridge may not fall back to memory-python, and Letta is away for 6 s",
+            "one bridge has the fallback to memory-python disabled, and Letta is unavailable for 6 s",
             _letta_away,
             topology=Topology(uneven=(("LETTA_FALLBACK", "false"),)),
             occupies=parts("letta-link"),
         ),
         Fault(
             "bridges/own-personas",
-            "one bridge does not know a persona that the other one has",
+            "one bridge lacks a persona that the other one has",
             _kill_covering_personas,
             topology=Topology(uneven=(("LETTA_BRIDGE_AGENTS_PERSONAS", '{"default":{}}'),)),
             window=_UNKNOWN_PERSONA,

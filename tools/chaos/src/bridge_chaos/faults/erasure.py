@@ -30,14 +30,15 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "erasure/talking",
-            f"{_ERASED_USERS} users are erased while they talk",
+            f"{_ERASED_USERS} users are erased while they send messages",
             _talking,
             load=_LOAD,
             needs=_NEEDS | parts("memory"),
         ),
         Fault(
             "erasure/in-fallback",
-            f"Letta is away, {_ERASED_USERS} users are erased after memory-python answered them, and Letta comes back",
+            f"Letta is unavailable, {_ERASED_USERS} users are erased after memory-python has answered them, and "
+            "Letta is available again",
             _in_fallback,
             load=_LOAD,
             occupies=parts("letta-link"),
@@ -52,14 +53,14 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "erasure/memory-away",
-            "users are erased while their tasks wait for a memory-python that is down",
+            "users are erased while their tasks wait for memory-python, which is down",
             _memory_away,
             occupies=parts("memory", "letta-link"),
             needs=_NEEDS,
         ),
         Fault(
             "erasure/other-host",
-            "users are erased while the other host, with a data directory of its own, is down",
+            "users are erased while the other host, which has its own data directory, is down",
             _other_host,
             topology=Topology(own_data=True, database=False),
             occupies=parts("bridges"),

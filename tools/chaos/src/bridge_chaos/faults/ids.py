@@ -20,25 +20,25 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "ids/same-task",
-            "a task is pushed three times at once, and again when it is answered",
+            "a task is pushed three times at once, and again after its reply",
             _same_task,
             needs=parts("letta"),
         ),
         Fault(
             "ids/other-words",
-            "another task is pushed under the id of one that was just answered",
+            "a different task is pushed with the id of a task that was just answered",
             _other_words,
             needs=parts("letta"),
         ),
         Fault(
             "ids/other-words-waiting",
-            "two tasks with the same id and different words wait at once",
+            "two tasks with the same id and different content wait at the same time",
             _other_words_waiting,
             needs=parts("letta"),
         ),
         Fault(
             "ids/after-window",
-            "an id is used again when its reply is forgotten, and Letta answers 500 once",
+            "a task id is used again after its stored reply has expired, and Letta answers 500 once",
             _after_window(_refused_once),
             topology=_SHORT,
             occupies=parts("letta-turns"),
@@ -46,7 +46,8 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "ids/after-window-killed",
-            "an id is used again when its reply is forgotten, and the bridges are killed before they have sent it",
+            "a task id is used again after its stored reply has expired, and the bridges are killed before they "
+            "send the task",
             _after_window(_killed_once),
             topology=_SHORT,
             occupies=parts("bridges"),

@@ -14,7 +14,8 @@ _SERVER: Final = parts("letta", "letta-double")
 _LINK: Final = parts("letta-link")
 _TURNS: Final = parts("letta-turns")
 _DELETED: Final = Window(
-    "What only the deleted agent knew is deleted with it; what is said from then on is kept.", frozenset({"forgotten"})
+    "Memory that only the deleted agent had is deleted with it; messages after the deletion are kept.",
+    frozenset({"forgotten"}),
 )
 
 
@@ -37,13 +38,13 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "letta/kill",
-            "Letta gets SIGKILL before the first step of its turns, back after 2 s",
+            "Letta gets SIGKILL before the first step of its turns, and is started again after 2 s",
             _kill,
             occupies=_SERVER | _LINK,
         ),
         Fault(
             "letta/kill-after-tool",
-            "Letta gets SIGKILL after a tool step was stored, back after 2 s",
+            "Letta gets SIGKILL after a tool step was stored, and is started again after 2 s",
             _kill_tool,
             occupies=_SERVER | _LINK | _TURNS,
         ),
@@ -54,29 +55,32 @@ def faults() -> list[Fault]:
             _black_hole,
             occupies=_LINK,
         ),
-        Fault(
-            "letta/cut", "all connections to Letta are reset in the middle of turns, three times", _cut, occupies=_LINK
-        ),
+        Fault("letta/cut", "all connections to Letta are reset during turns, three times", _cut, occupies=_LINK),
         *refusals,
         *late_refusals,
-        _dialled("empty", "Letta stores 6 turns and says nothing", "empty", 6),
-        _dialled("hang", "4 turns take 3 s longer than the bridge waits", "hang", 4, seconds=7.0),
-        _dialled("late-run", "8 turns are listed as running only after 3 of their 4.5 s", "late_run", 8, seconds=4.5),
-        _dialled("drip", "4 answers come byte by byte over 3 s", "drip", 4, seconds=3.0),
-        _dialled("drip-long", "4 answers come byte by byte, too slowly", "drip", 4, seconds=8.0),
-        _dialled("cut-answer", "8 turns are stored, and their connections end unanswered", "cut", 8),
+        _dialled("empty", "Letta stores 6 turns and does not answer", "empty", 6),
+        _dialled("hang", "4 turns take 3 s longer than the bridge's deadline", "hang", 4, seconds=7.0),
+        _dialled(
+            "late-run", "the runs of 8 turns of 4.5 s appear in Letta's list only after 3 s", "late_run", 8, seconds=4.5
+        ),
+        _dialled("drip", "4 answers arrive byte by byte within 3 s", "drip", 4, seconds=3.0),
+        _dialled("drip-long", "4 answers arrive byte by byte, more slowly than the deadline", "drip", 4, seconds=8.0),
+        _dialled("cut-answer", "8 turns are stored, and their connections are closed without an answer", "cut", 8),
         _dialled("twice", "20 answers are sent twice on the same connection", "twice", 20),
-        _dialled("twice-late", "20 answers are sent again, each after its connection's next request", "twice_late", 20),
+        _dialled(
+            "twice-late", "20 answers are sent again, each after the next request on its connection", "twice_late", 20
+        ),
         Fault(
             "letta/agent-deleted",
-            "half of the agents are deleted behind the bridges' back",
+            "half of the agents are deleted in Letta, without the bridges",
             _delete_agents,
             window=_DELETED,
             needs=_SERVER,
         ),
         Fault(
             "letta/one-of-two",
-            f"one of two Letta servers over one database gets SIGKILL, back after {_AWAY_SECONDS:g} s",
+            f"one of two Letta servers with a common database gets SIGKILL, and is started again after "
+            f"{_AWAY_SECONDS:g} s",
             _one_of_two,
             topology=Topology(letta_servers=2),
             occupies=_SERVER | _LINK,

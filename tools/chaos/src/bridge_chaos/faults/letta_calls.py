@@ -21,9 +21,9 @@ _WORKING_SECONDS: Final = 1.0
 _POINTS: Final = dict(zip(CUTS, ("request", "working", "answer", "done"), strict=True))
 _WHEN: Final = {
     "request": "before Letta has read the request",
-    "working": "while Letta works, which it does a second later",
+    "working": "while Letta works, which completes a second later",
     "answer": "in the middle of the answer",
-    "done": "when all is done",
+    "done": "when the call is complete",
 }
 _DESERTED_TURNS: Final = 2
 """Users whose runs a killed server leaves behind."""

@@ -27,7 +27,7 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "load/flood",
-            f"one user has {_FLOOD_TASKS} messages queued, {_QUIET.users} quiet ones say one each",
+            f"one user has {_FLOOD_TASKS} queued messages, {_QUIET.users} other users send one each",
             _flood,
             topology=Topology(latency=0.002, variables=fast),
             load=_QUIET,

@@ -21,27 +21,28 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "memory/killed",
-            "memory-python gets SIGKILL while it answers for Letta, back after 2 s; Letta comes back later",
+            "memory-python gets SIGKILL while it answers in place of Letta, and is started again after 2 s; Letta "
+            "follows later",
             _killed,
             occupies=_BOTH,
         ),
         Fault(
             "memory/gone",
-            "Letta and memory-python are both away, for longer than a fallback may take",
+            "Letta and memory-python are both unavailable, for longer than a fallback may take",
             _gone,
             load=Load(users=12, messages=3, seconds=2.0),
             occupies=_BOTH,
         ),
         Fault(
             "memory/plain",
-            "Letta is away, and memory-python has no model: a plain sentence answers",
+            "Letta is unavailable, and memory-python has no model, so it answers with its canned sentence",
             _letta_away,
             topology=Topology(memory="plain"),
             occupies=parts("letta-link"),
         ),
         Fault(
             "memory/foreign",
-            "Letta is away, and somebody else's memory-python answers, one user after the other",
+            "Letta is unavailable, and another implementation of memory-python answers, one user after the other",
             _letta_away,
             topology=Topology(memory="foreign"),
             load=Load(users=8, messages=4, seconds=6.0),
@@ -49,7 +50,8 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "memory/foreign-same-ids",
-            "Letta is away, and two users ask somebody else's memory-python under the same task id at once",
+            "Letta is unavailable, and two users' tasks with the same task id are at another implementation of "
+            "memory-python",
             _same_ids,
             topology=Topology(memory="foreign"),
             load=Load(users=4, messages=2, seconds=2.0),

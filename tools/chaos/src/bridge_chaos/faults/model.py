@@ -28,8 +28,8 @@ _NONSENSICAL: Final = 12
 _TURNS: Final = parts("letta-turns")
 _NEEDS: Final = parts("letta", "letta-double")
 _OUTLASTS: Final = Window(
-    "Letta's cancel does not stop a model's call. A turn that outlasts its own deadline and the patience of the user's "
-    "next one goes on beside that one, and is stored after it.",
+    "Letta's cancellation does not stop a call of the model. A turn that takes longer than its own deadline and the "
+    "waiting time of the user's next turn continues beside that turn, and is stored after it.",
     frozenset({"overlaps", "out_of_order"}),
 )
 _NONSENSE: Final = (
@@ -47,7 +47,7 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "model/slow",
-            "every turn takes four times as long as a reply may, and users speak on",
+            "every turn takes four times the reply deadline, and users continue to send messages",
             _slow,
             topology=Topology(variables=(*_SHORT_LIMITS, *_NO_BREAKER)),
             load=Load(users=6, messages=4, seconds=2.0, choosing=0),
@@ -58,7 +58,7 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "model/slow-user",
-            f"{_LONG_MESSAGES} turns of one user take four times as long as a reply may; others are answered by Letta",
+            f"{_LONG_MESSAGES} turns of one user take four times the reply deadline; Letta answers the other users",
             _slow_user,
             topology=slow,
             load=Load(users=4, messages=2, seconds=1.0, choosing=0),

@@ -32,7 +32,7 @@ def faults() -> list[Fault]:
     return [
         Fault(
             "operator/dead-retry",
-            "bridges die with tasks that may be handed out once only; 'dead retry --all' brings them back",
+            "bridges die with tasks that may be handed out only once; 'dead retry --all' requeues them",
             _dead_retry,
             topology=Topology(variables=(("LETTA_BRIDGE_QUEUE_MAX_DELIVERIES", "1"),)),
             load=_LOAD,
@@ -40,7 +40,7 @@ def faults() -> list[Fault]:
             needs=parts("operator", "redis", "letta"),
         ),
         Fault("operator/pause", "'pause', three seconds, 'resume'", _pause, load=_LOAD, needs=_NEEDS),
-        Fault("operator/drain", "'drain' until all is worked off, 'resume'", _drain, load=_LOAD, needs=_NEEDS),
+        Fault("operator/drain", "'drain' until all tasks are processed, 'resume'", _drain, load=_LOAD, needs=_NEEDS),
         Fault(
             "operator/reload",
             "SIGHUP with changed, broken, missing and restored settings in turn",

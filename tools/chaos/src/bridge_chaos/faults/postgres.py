@@ -20,13 +20,13 @@ def faults() -> list[Fault]:
     """All of them."""
     rows = [
         ("kill", "PostgreSQL gets SIGKILL and is started again", _kill),
-        ("restart", "PostgreSQL is restarted politely", _restart),
+        ("restart", "PostgreSQL is restarted gracefully", _restart),
         ("away", f"PostgreSQL is down for {_AWAY_SECONDS:g} s", _away),
-        ("connections", f"the database takes no connection more, for {_AWAY_SECONDS:g} s", _no_connections),
+        ("connections", f"the database accepts no further connections, for {_AWAY_SECONDS:g} s", _no_connections),
         ("read-only", f"the database refuses to write for {_AWAY_SECONDS:g} s", _read_only),
         (
             "locks",
-            f"somebody locks the journal's tables in the wrong order for {_AWAY_SECONDS:g} s: deadlocks",
+            f"another client locks the journal's tables in reverse order for {_AWAY_SECONDS:g} s (deadlocks)",
             _locks,
         ),
     ]

@@ -35,7 +35,7 @@ def faults() -> list[Fault]:
     rows: list[tuple[str, str, Callable[[FaultContext], None], Load, frozenset[str]]] = [
         ("kill", "gets SIGKILL before the first step of its turns, and is started again", _kill, _THINKING, _SERVER),
         ("kill-after-tool", "gets SIGKILL among turns with a tool step, and is started again", _kill, _TOOLS, _SERVER),
-        ("cut", "loses its connections in the middle of turns", _cut, _THINKING, parts("letta-link", "real-letta")),
+        ("cut", "loses its connections during turns", _cut, _THINKING, parts("letta-link", "real-letta")),
         (
             "429",
             "is refused by its model, 429, nine times",
@@ -61,12 +61,12 @@ def faults() -> list[Fault]:
         ("hang", "waits 13 s for its model, three times", _model(action="hang", seconds=13.0, next=3), _LOAD, _MODEL),
         (
             "database-away",
-            f"loses its database in the middle of turns, for {_AWAY_SECONDS:g} s, and cannot write that runs are over",
+            f"loses its database during turns, for {_AWAY_SECONDS:g} s, and cannot store the end of runs",
             _database_away,
             _THINKING,
             parts("postgres", "real-letta"),
         ),
-        ("bridge-kill", "works on while a bridge gets SIGKILL", _bridge_kill, _THINKING, parts("bridge")),
+        ("bridge-kill", "continues its turns while a bridge gets SIGKILL", _bridge_kill, _THINKING, parts("bridge")),
     ]
     found = [
         Fault(
@@ -87,7 +87,7 @@ def _killed_behind_proxy() -> Fault:
     """No bridge sees that nobody listens, so that only their age tells that runs are left behind."""
     return Fault(
         "real-letta/kill-behind-proxy",
-        "the real Letta gets SIGKILL in the middle of turns, behind a proxy that goes on taking connections",
+        "the real Letta gets SIGKILL during turns, behind a proxy that still accepts connections",
         _kill_behind_proxy,
         topology=replace(
             _TOPOLOGY, variables=(*_TOPOLOGY.variables, ("LETTA_BRIDGE_LETTA_RUN_LIFETIME_SECONDS", "45"))
@@ -131,7 +131,7 @@ def _gated(operation: str, mode: str) -> Callable[[FaultContext], None]:
 def _backups() -> list[Fault]:
     """'backup' while users talk, and 'restore' into an empty place."""
     rows = [
-        ("backup", "is backed up while users talk, and restored into an empty place", ()),
+        ("backup", "is backed up while users send messages, and restored into an empty installation", ()),
         ("restore-cut", "is restored, and loses a connection at each kind of call", ("list_agents", "get", "import")),
     ]
     return [

@@ -55,7 +55,7 @@ def faults() -> list[Fault]:
     places = [
         _Place("turn", "among the turns in flight", _as_turn, b"chaos v%d\nlater\n%s" % (_LATER_VERSION, _TASK)),
         _Place("lane", "in a user's lane", _in_lane, _LATER_ENTRY),
-        _Place("missed", "among what an agent has missed", _as_missed, _LATER_JSON, becomes=None),
+        _Place("missed", "among an agent's missed turns", _as_missed, _LATER_JSON, becomes=None),
         _Place("reply", "as a kept reply", _as_reply, None, becomes=None),
         _Place("journal", "in the journal's stream", _in_journal, _LATER_JSON, parts("postgres"), _turn_and_reply),
     ]
@@ -67,7 +67,7 @@ def faults() -> list[Fault]:
                 found.append(
                     Fault(
                         f"records/{kind}-{place.name}",
-                        f"{what} stands {place.where}; its users are served all the same",
+                        f"{what} is {place.where}; its users are still served",
                         _served(place, record),
                         needs=_NEEDS | place.needs | parts("operator"),
                     )
@@ -75,7 +75,7 @@ def faults() -> list[Fault]:
         found.append(
             Fault(
                 f"records/{kind}-dead",
-                f"{what} stands among the dead letters; an operator looks through them",
+                f"{what} is among the dead letters; an operator lists, shows and retries them",
                 _looked_through(_DAMAGED if kind == "damaged" else _LATER_LETTER),
                 needs=_NEEDS | parts("operator"),
             )

@@ -23,10 +23,11 @@ _UNREPLICATED_SECONDS: Final = 0.1
 _SERVER: Final = parts("redis", "redis-single")
 _LINK: Final = parts("redis-link")
 _UNREPLICATED: Final = Window(
-    "Redis replicates after it has answered: what the primary acknowledged and had not passed on when it died never "
-    "happened. With a replica that keeps up that is less than a millisecond, on a busy machine some milliseconds. A "
-    "reply published in them is published again by the new primary's account, and a task pushed in them is gone unless "
-    "its producer asks for WAIT. The agent's history stays right: the turn is found there by its otid.",
+    "Redis replicates asynchronously: writes that the primary acknowledged but had not replicated when it died are "
+    "lost. With a replica that keeps up, that window is shorter than a millisecond, or some milliseconds on a busy "
+    "machine. A reply published in the window may be published again after the failover, and a task pushed in it is "
+    "lost unless its producer uses WAIT. The agent's history stays correct: the bridge finds the turn there by its "
+    "otid.",
     frozenset({"lost", "repeated_replies", "out_of_order", "accounts", "journal"}),
 )
 
@@ -34,8 +35,10 @@ _UNREPLICATED: Final = Window(
 def faults() -> list[Fault]:
     """All of them."""
     return [
-        Fault("redis/kill", "Redis gets SIGKILL and is started again on its append-only file", _kill, occupies=_SERVER),
-        Fault("redis/restart", "Redis is restarted politely", _restart, occupies=_SERVER),
+        Fault(
+            "redis/kill", "Redis gets SIGKILL and is started again with its append-only file", _kill, occupies=_SERVER
+        ),
+        Fault("redis/restart", "Redis is restarted gracefully", _restart, occupies=_SERVER),
         Fault(
             "redis/failover",
             "the primary gets SIGKILL; Sentinel makes the replica primary",
@@ -58,7 +61,7 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "redis/answers-lost",
-            "Redis does what it is told for 2 s, and every answer is lost",
+            "Redis executes commands for 2 s, and every answer is lost",
             _answers_lost,
             occupies=_LINK,
         ),
@@ -73,7 +76,7 @@ def faults() -> list[Fault]:
         ),
         Fault(
             "redis/full",
-            f"maxmemory is reached and nothing may be evicted, for {_AWAY_SECONDS:g} s",
+            f"maxmemory is reached with the policy noeviction, for {_AWAY_SECONDS:g} s",
             _full,
             occupies=_SERVER,
         ),

@@ -35,12 +35,12 @@ _PATIENT: Final = (
 _BUSY: Final = Load(users=24, messages=3, seconds=30.0)
 _QUIET: Final = Load(users=8, messages=1, seconds=1.0, choosing=0)
 _LOST_WRITES: Final = Window(
-    "Redis forgets what it confirmed in the seconds before it died: a replica that lags never had it, a snapshot is "
-    "older. Tasks pushed in those seconds that no bridge had taken are gone unless their producer asks for WAIT, and "
-    "so is the journal's row of a reply given in them. A task that was waiting or in flight then may be answered once "
-    "more, or after a later one. A user whose opt-in was forgotten is served in private until a bridge has written it "
-    "again, within seconds. What a bridge had taken is answered; whatever is pushed afterwards is answered once, no "
-    "message stands in an agent twice, and none that was said in private stands there at all.",
+    "Redis loses writes that it confirmed in the seconds before it died, because a replica lagged or the snapshot is "
+    "older. Tasks pushed in those seconds that no bridge had taken are lost unless their producer uses WAIT, and so "
+    "is the journal's row of a reply published in them. A task that was waiting or in flight then may be answered a "
+    "second time, or after a later task. A user whose opt-in was lost is served without permanent memory until a "
+    "bridge has written the opt-in again, within seconds. Tasks that a bridge had taken are answered; tasks pushed "
+    "afterwards are answered once, no message is in an agent twice, and no private message is in an agent.",
     frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
 )
 
@@ -54,8 +54,8 @@ def faults() -> list[Fault]:
     snapshot = Topology(append_only=False, latency=_TURN_SECONDS, variables=_PATIENT)
     failover, old_snapshot = parts("redis", "redis-sentinel"), parts("redis", "redis-single")
     behind = f"a replica that is {_LAG_SECONDS:g} s behind becomes the primary"
-    older = f"Redis gets SIGKILL and starts on a snapshot that is {_LAG_SECONDS:g} s old"
-    quiet = "; nothing was in flight when it fell behind"
+    older = f"Redis gets SIGKILL and starts with a snapshot that is {_LAG_SECONDS:g} s old"
+    quiet = "; no task was in flight when it began to lag"
     rows: list[tuple[str, str, Callable[[FaultContext], None], Topology, Load, frozenset[str]]] = [
         ("failover-lagging", behind, _among_turns(_fail_over), lagging, _BUSY, failover),
         ("failover-lagging-quiet", behind + quiet, _in_silence(_fail_over), lagging, _QUIET, failover),

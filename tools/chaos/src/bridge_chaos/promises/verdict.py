@@ -28,9 +28,8 @@ PROMISES: Final[Mapping[str, str]] = {
 }
 """Promise → its column in reports."""
 ALWAYS: Final[Mapping[str, str]] = {
-    "left_out": "Of what memory-python answered while Letta could not, an agent is told the newest "
-    "`fallback.catch_up_max_turns` turns word for word, within `fallback.catch_up_max_characters`, and of older ones "
-    "the number alone.",
+    "left_out": "Of its missed turns, an agent receives the newest `fallback.catch_up_max_turns` in full, within "
+    "`fallback.catch_up_max_characters`, and of older ones only the number.",
 }
 """Promise → the window in which it lies under every fault: what was seen there is counted, and is not broken."""
 
