@@ -78,7 +78,7 @@ ASKERS = pytest.mark.parametrize("ask", [by_httpx, by_aiohttp, by_psycopg])
 @pytest.mark.integration
 @ASKERS
 def test_a_refused_connection_is_explained(ask: Any) -> None:
-    assert clause_of(ask, f"http://{HOST}:{free_port()}") == "nobody listens there (connection refused)"
+    assert clause_of(ask, f"http://{HOST}:{free_port()}") == "no program listens there (connection refused)"
 
 
 @pytest.mark.integration

@@ -242,7 +242,7 @@ def test_another_empty_file_counts_as_not_set(checkout: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_a_blank_secret_is_refused_wherever_it_stands(checkout: Any, blank: Any) -> None:
-    sentence = "the secret letta.api_key (from {}) is empty; give it a value, or leave it out"
+    sentence = "the secret letta.api_key (from {}) is empty; give it a value, or remove it"
     assert checkout.refusal({"letta": {"api_key": blank}}) == sentence.format(checkout.main)
     assert checkout.refusal({}, {"letta": {"api_key": blank}}) == sentence.format(checkout.local)
     if blank:

@@ -308,7 +308,7 @@ def test_content_is_text_or_text_parts(sent: Any, read: str) -> None:
     ],
 )
 def test_a_content_part_without_text_is_named(sent: Any, named: str) -> None:
-    with pytest.raises(MalformedMessage, match=f"content holds a part of (type )?{named}; only text parts"):
+    with pytest.raises(MalformedMessage, match=f"content contains a part of (type )?{named}; only text parts"):
         parse({"content": sent})
 
 

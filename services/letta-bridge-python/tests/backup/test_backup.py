@@ -474,7 +474,7 @@ async def test_a_backup_of_an_earlier_release_is_still_read(
     filled: Session,
     tmp_path: Path,
 ) -> None:
-    """Format 1: a session file, and agent files with the messages in context only."""
+    """Format 1: a session file, and agent files with the only the messages in context."""
     folder = tmp_path / "backup"
     (folder / "agents").mkdir(parents=True)
     with sqlite3.connect(settings.data_dir / settings.sessions.file) as reading:

@@ -181,9 +181,9 @@ async def test_backup_and_restore_say_that_the_ledger_cannot_be_read(
     away: Any = Ledger(ConnectionError("refused"))
     store = InMemoryAgentStore(letta)
     made = await make_backup(settings, store, tmp_path / "backup", configuration={}, ledger=away)
-    assert "ledger in Redis cannot be read" in made.erasures_unread[0]
+    assert "list of erasures in Redis cannot be read" in made.erasures_unread[0]
     report = await restore_backup(empty, store, tmp_path / "backup", ledger=away)
-    assert "ledger in Redis cannot be read" in report.unread[0]
+    assert "list of erasures in Redis cannot be read" in report.unread[0]
 
 
 async def test_restore_warns_that_the_ledger_does_not_reach_back_to_an_old_backup(

@@ -77,7 +77,7 @@ def test_result_and_error_of_the_work_are_those_of_the_command() -> None:
         (["sessions", "migrate", "--to", "database"], "0 sessions copied; those stay"),
         (["sessions", "duplicates", "--remove-empty"], "0 empty agents deleted"),
         (["vectors", "sync"], "0 vectors stored, 0 removed"),
-        (["vectors", "reembed"], "0 passages embedded; the model before stays"),
+        (["vectors", "reembed"], "0 passages embedded; the previous model stays in use"),
         (["vectors", "import", "--from", "sqlite:///x"], "0 passages stored"),
         (["vectors", "reindex"], "an index that was not complete is not used"),
         (["backup", "new"], "the backup in new is not complete and cannot be restored"),

@@ -110,7 +110,7 @@ def test_off_the_loopback_a_token_is_required(host: str) -> None:
 @pytest.mark.parametrize("token", ["", " ", "a token", "to\nken", "tok\0en", "\ud83d"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_token_that_guards_nothing_or_cannot_be_sent_is_refused(host: str, token: str) -> None:
-    with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN is empty, or holds a space"):
+    with pytest.raises(SettingsError, match="BRIDGE_API_TOKEN is empty, or contains a space"):
         require_token(HttpSettings.model_validate({"host": host, "api_token": token}))
 
 

@@ -1,1 +1,1 @@
-"""Breaks the stack on purpose and checks the bridge's promises from outside."""
+"""Injects faults into the stack, and checks the bridge's promises from outside."""

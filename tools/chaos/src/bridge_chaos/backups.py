@@ -1,4 +1,4 @@
-"""Backups made while users talk, and what a restored one must hold."""
+"""Backups made during the load, and the required content of a restored one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _BACKUP_ATTEMPTS: Final = 3
 
 @dataclass(frozen=True)
 class SavedBackup:
-    """A backup's directory, and what it has to hold: all that Letta had answered before it began."""
+    """A backup's directory and its required content: everything that Letta had answered before the backup began."""
 
     folder: Path
     expected: Sequence[Utterance]
 
 
 def saved_backup(context: FaultContext) -> SavedBackup:
-    """Make one in a new directory; in another one where the first try was broken off, as its command says."""
+    """Make a backup in a new directory; repeat it in another directory if the first attempt was interrupted."""
     before = _answered_by_letta(context)
     for _ in range(_BACKUP_ATTEMPTS):
         folder = context.environment.folder / f"backup-{context.environment.workspace.number()}"
@@ -42,7 +42,7 @@ def saved_backup(context: FaultContext) -> SavedBackup:
 
 
 def restore_and_compare(context: FaultContext, backup: SavedBackup, place: EmptyPlace) -> None:
-    """Everything that the backup has to hold must be in the restored agents, once."""
+    """Check that the restored agents contain everything that the backup must contain, once."""
     restored = insist(context, "restore", str(backup.folder), variables=place.variables)
     context.check("forgotten", restored.succeeded, str(restored))
     with place.reader() as reader:

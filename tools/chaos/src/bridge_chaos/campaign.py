@@ -1,4 +1,4 @@
-"""A campaign: each scenario runs at least once, and again while there is time."""
+"""A campaign: runs each scenario at least once, and repeats them while there is time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Campaign:
         return sum(not self._is_known(scenario.name, self._seed) for scenario in self._scenarios)
 
     def run(self, minutes: float | None) -> None:
-        """Every scenario once; or round after round, each in another order, as long as one begins within `minutes`."""
+        """Run every scenario once; or, with `minutes`, round after round in random order until the time is over."""
         if minutes is None:
             self._round(0, float("inf"))
             return
@@ -70,7 +70,7 @@ class Campaign:
                 self._in_one_environment(topology, waiting, seed, until)
 
     def _in_one_environment(self, topology: Topology, waiting: deque[Scenario], seed: int, until: float) -> None:
-        """Run what waits; a run that breaks off takes its environment with it."""
+        """Run the waiting scenarios; an aborted run discards its environment."""
         environment: Environment | None = None
         with ExitStack() as held:
             while waiting and time.monotonic() < until:
@@ -95,7 +95,7 @@ class Campaign:
         return list(groups.items())
 
     def _skip(self, scenario: Scenario) -> bool:
-        """Whether this machine lacks something for it, which is noted."""
+        """Note what this machine lacks for the scenario; False if it lacks nothing."""
         reasons = [reason for fault in scenario.faults if (reason := fault.missing())]
         if reasons:
             self.skipped[scenario.name] = reasons[0]

@@ -50,10 +50,10 @@ def catalogue() -> dict[str, Fault]:
 
 
 def chosen(names: Sequence[str]) -> list[Fault]:
-    """The faults of these names, a name without its end standing for all that begin so; all where none is given.
+    """The faults of these names; a prefix selects all that begin so, and no names select all faults.
 
     Raises:
-        KeyError: a name nobody has.
+        KeyError: an unknown name.
     """
     known = catalogue()
     if not names:

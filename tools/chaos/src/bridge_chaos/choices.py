@@ -1,4 +1,4 @@
-"""Users who switch permanent memory off and on while they talk, over the bridges' HTTP interface."""
+"""Users who switch permanent memory off and on during the load, over the bridges' HTTP interface."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Chooser:
 
 
 def choose_until_confirmed(choose: Choose, user: str, wanted: bool, over: Callable[[], bool]) -> bool:
-    """Repeat a choice until a bridge confirms it; False where `over` came first."""
+    """Repeat a choice until a bridge confirms it; False if `over` was set first."""
     while not over():
         if choose(user, wanted):
             return True

@@ -74,7 +74,7 @@ def command(context: FaultContext, *words: str, variables: Mapping[str, str] | N
 
 
 def insist(context: FaultContext, *words: str, variables: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command until it succeeds, a few times, as an operator would whom it tells that something is away."""
+    """Repeat a command a few times until it succeeds, as an operator would who sees that a service is unavailable."""
     outcome = command(context, *words, variables=variables)
     for _ in range(_FURTHER_TRIES):
         if outcome.succeeded:

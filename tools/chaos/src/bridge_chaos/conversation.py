@@ -65,7 +65,7 @@ class Conversation:
         self._choosing = set(self.users[-load.choosing :]) if choose and load.choosing else set()
 
     def begin(self) -> None:
-        """Push the load, in threads of its own."""
+        """Push the load, in separate threads."""
         work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._talk, ())]
         work += [(self._talk_and_choose, (user,)) for user in self._choosing]
         for target, arguments in work:
@@ -80,7 +80,7 @@ class Conversation:
         self.observer.close()
 
     def say_one_more_of(self, users: Iterable[str], *, pause: float = 0.0) -> set[Task]:
-        """The next message of each of them to each of their personas, one after the other."""
+        """Push the next message of each of these users to each of their personas, one after the other."""
         said = set()
         for user in users:
             for _ in range(2 if self._places[user] < self.load.with_persona else 1):
@@ -89,7 +89,7 @@ class Conversation:
         return said
 
     def flood(self, user: str, count: int) -> None:
-        """So many messages of one further user, at once."""
+        """Push this many messages of one further user at once."""
         self._places[user] = len(self.users)
         self.users.append(user)
         with self._client() as client:
@@ -99,7 +99,7 @@ class Conversation:
                 self.pushes.update(utterance.task for utterance in said)
 
     def push_payload(self, payload: str) -> None:
-        """Push any text, again and again until Redis confirms it."""
+        """Push a payload, repeatedly until Redis confirms it."""
         while not self._over.is_set():
             try:
                 with self._client() as client:
@@ -110,15 +110,15 @@ class Conversation:
                 return
 
     def wait_answered(self, part: float, timeout: float) -> bool:
-        """Until that part of the load is answered; False where time was not enough."""
+        """Wait until this part of the load is answered; False after a timeout."""
         return self.observer.wait(lambda: len(self.observer.answered_at) >= part * self.load.count, timeout)
 
     def wait_pushed(self, timeout: float) -> bool:
-        """Until the whole load is pushed."""
+        """Wait until the whole load is pushed."""
         return self.observer.wait(lambda: len(self.accepted_at) >= self.load.count, timeout)
 
     def wait_all(self, timeout: float, *, but: Collection[object] = ()) -> bool:
-        """Until everything pushed is answered, `but` these tasks perhaps; False where time was not enough."""
+        """Wait until all pushed tasks are answered, except perhaps those of `but`; False after a timeout."""
         return self.observer.wait(lambda: self._unanswered() <= set(but), timeout)
 
     @property
@@ -131,12 +131,12 @@ class Conversation:
             return self._unanswered()
 
     def note_retried(self, tasks: Collection[Task]) -> None:
-        """An operator has pushed these once more."""
+        """Note that an operator has requeued these tasks."""
         self.pushes.update(tasks)
         self.reordered.update(tasks)
 
     def in_order(self, utterances: Iterable[Utterance]) -> bool:
-        """Whether they come in the order they were said in, those left aside that an operator brought back."""
+        """Whether the tasks are in the order in which they were pushed, ignoring those that an operator requeued."""
         numbers = [utterance.number for utterance in utterances if utterance.task not in self.reordered]
         return numbers == sorted(numbers)
 
@@ -146,7 +146,7 @@ class Conversation:
             return {task for task, at in self.observer.answered_at.items() if at > moment}
 
     def tasks_of(self, users: Iterable[str]) -> set[Task]:
-        """Everything those have said so far."""
+        """All tasks of these users so far."""
         wanted = set(users)
         with self.observer.changed:
             return {task for task in self.utterances if task.user in wanted}

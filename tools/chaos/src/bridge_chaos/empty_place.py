@@ -1,4 +1,4 @@
-"""A second, empty place to restore a backup to: a real Letta, a database and a data directory of its own."""
+"""A second, empty installation for restoring a backup: a real Letta, a database and a data directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EmptyPlace:
     gate: LettaGate
 
     def reader(self) -> LettaReader:
-        """Reads what was restored. Close it."""
+        """Returns a reader of the restored agents, which the caller closes."""
         return LettaReader(self.letta.url, self.letta.api_key)
 
 

@@ -87,7 +87,7 @@ class Environment:
         self._held.close()
 
     def client(self) -> Redis:
-        """A client of Redis's primary, past the proxies. Close it."""
+        """A client of Redis's primary that bypasses the proxies; the caller closes it."""
         return self.redis.client()
 
     @property
@@ -112,7 +112,7 @@ class Environment:
         return self.folder / f"config-{number}.json"
 
     def renew(self) -> None:
-        """Heal everything, and forget what the run before left in Redis."""
+        """Repair everything, and remove the previous run's data from Redis."""
         revive(self.postgres)
         if self.to_postgres is not None:
             self.to_postgres.resume()
@@ -134,25 +134,25 @@ class Environment:
             raise StartFailed(f"Letta answered no turn within {_SERVING_SECONDS:g} s of a run's beginning")
 
     def give(self, bridge: Bridge, variables: dict[str, str]) -> None:
-        """Further environment of a bridge's next start; `renew` takes it away."""
+        """Add environment variables for a bridge's next start; `renew` removes them."""
         if bridge.environment is not None:
             bridge.environment |= variables
 
     def take(self, bridge: Bridge, *names: str) -> None:
-        """Take variables out of the environment of a bridge's next start."""
+        """Remove environment variables from a bridge's next start."""
         for name in names:
             if bridge.environment is not None:
                 bridge.environment.pop(name, None)
 
     def arm(self, bridge: Bridge, point: str) -> None:
-        """The bridge's next start sends itself a signal at a step of a turn; see `letta_bridge.fail_points`."""
+        """Let the bridge signal itself at a step of a turn after its next start; see `letta_bridge.fail_points`."""
         self.give(bridge, {FAIL_POINT: point})
 
     def disarm(self, bridge: Bridge) -> None:
         self.take(bridge, FAIL_POINT)
 
     def die_at(self, point: str, *bridges: Bridge) -> None:
-        """Restart bridges so that each dies at a step of a turn, wait until all have, and start them again whole."""
+        """Restart bridges so that each dies at a step of a turn, wait for that, and restart them normally."""
         for bridge in bridges:
             bridge.kill()
             self.arm(bridge, point)
@@ -164,12 +164,12 @@ class Environment:
         restart(*bridges)
 
     def _knows_choices(self) -> bool:
-        """Whether a user without a choice in Redis is known to have made none."""
+        """Whether the bridge knows that a user without a choice in Redis has made none."""
         with self.client() as client:
             return bool(client.hexists(f"{{{QUEUE}}}:choices", "complete"))
 
     def _serves(self) -> bool:
-        """Whether users are answered by Letta: a bridge that has just lost what was in Redis may need a moment."""
+        """Whether Letta answers users: a bridge that has just lost its data in Redis may need a moment."""
         tasks = [f"probe-{self.workspace.number()}" for _ in range(_PROBE_COUNT)]
         payloads = [json.dumps({"task_id": "0", "user_id": task, "content": "Hello."}) for task in tasks]
 
@@ -183,7 +183,7 @@ class Environment:
             return all(answer is not None and json.loads(answer).get("source") == "letta" for answer in answers())
 
     def _restored(self, number: int, bridge: Bridge) -> bool:
-        """Whether the bridge's environment or configuration had been changed; both are as at first again."""
+        """Restore the bridge's initial environment and configuration; whether they had been changed."""
         file = self.config(number)
         changed = not file.exists() or file.read_bytes() != CONFIG.read_bytes()
         changed = changed or bridge.environment != self._pristine[number]

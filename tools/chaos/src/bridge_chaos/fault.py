@@ -1,4 +1,4 @@
-"""The interface of a fault, and of the run that it strikes."""
+"""The interface of a fault, and of the run that it affects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Window:
 
 @dataclass
 class FaultContext:
-    """One run, as one of its faults sees it."""
+    """A run, as seen by one of its faults."""
 
     environment: Environment
     conversation: Conversation
@@ -62,31 +62,31 @@ class FaultContext:
 
     @property
     def other(self) -> Bridge:
-        """The bridge this fault spares."""
+        """The other bridge, which this fault does not affect."""
         return next(bridge for bridge in self.environment.bridges if bridge is not self.victim)
 
     def strike(self) -> None:
-        """Call it when the fault begins."""
+        """Called when the fault begins."""
         self.struck_at = time.monotonic()
         self.waiting = self.conversation.unanswered()
         self.struck.set()
 
     def let_pass(self, seconds: float) -> None:
-        """The fault lasts."""
+        """Wait while the fault lasts."""
         time.sleep(seconds)
 
     def cover(self, tasks: Iterable[Task], *promises: str) -> None:
-        """The fault's window holds for these tasks and their users' order; for these promises, or all it names."""
+        """Declare the window for these tasks and their users' order; for these promises, or for all of the window."""
         for task in tasks:
             for promise in promises or PROMISES:
                 self.covered.setdefault(promise, set()).update((task, task.user))
 
     def expect(self, promise: str, tasks: Iterable[Task]) -> None:
-        """What the promise forbids is the right outcome for these tasks: an operator wanted it so."""
+        """Declare a violation of the promise as correct for these tasks, because an operator requested it."""
         self.expected.setdefault(promise, set()).update(tasks)
 
     def check(self, promise: str, kept: bool, text: str, subject: Task | str | None = None) -> None:
-        """Put a promise to the test; `text` says what was seen where it is not kept."""
+        """Test a promise; `text` describes the observation if it is broken."""
         self.checked.add(promise)
         if not kept:
             self.findings.append(Finding(promise, text, subject))

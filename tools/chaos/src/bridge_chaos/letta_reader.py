@@ -59,14 +59,14 @@ class LettaReader:
                 return found
 
     def messages(self, agent_id: str) -> list[Message]:
-        """Everything an agent remembers, oldest first."""
+        """All messages of an agent, oldest first."""
         history: list[Message] = []
         for page in self._pages(agent_id):
             history[:0] = page
         return history
 
     def owner(self, agent_id: str) -> str | None:
-        """The user an agent belongs to; None where the agent is gone."""
+        """The user of an agent; None if the agent does not exist."""
         answer = self._get(f"/v1/agents/{agent_id}", {"include": ["agent.tags"]})
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -77,7 +77,7 @@ class LettaReader:
         self._client.delete(f"/v1/agents/{agent_id}").raise_for_status()
 
     def say(self, agent_id: str, text: str, otid: str) -> None:
-        """A turn behind the bridges' backs."""
+        """Send a message to an agent directly, without a bridge."""
         message = {"role": "user", "content": text, "otid": otid}
         answer = self._client.post(f"/v1/agents/{agent_id}/messages", json={"messages": [message]})
         answer.raise_for_status()

@@ -71,7 +71,7 @@ class LettaServers:
 
     @property
     def variables(self) -> dict[str, str | None]:
-        """Where bridges find them."""
+        """The environment with which bridges find the servers."""
         urls = {"LETTA_API_URL": ",".join(link.url for link in self.links), "LETTA_API_KEY": None}
         if self.real is None:
             return dict(urls)
@@ -79,21 +79,21 @@ class LettaServers:
         return {**urls, **access, "LETTA_EMBEDDING": self.real.embedding}
 
     def reader(self) -> LettaReader:
-        """Reads agents and histories, past the proxies. Close it."""
+        """A reader of agents and histories that bypasses the proxies; the caller closes it."""
         if self.real is not None:
             return LettaReader(self.real.url, self.real.api_key)
         return LettaReader(next(double.url for double in self.doubles if double.running))
 
     def overlaps(self) -> list[str]:
-        """The agent of each turn that began beside another one of the same agent; of doubles only."""
+        """The agent of each turn that overlapped with another turn of the same agent; only for doubles."""
         return list(self.double.seen()["overlaps"]) if self.doubles else []
 
     def wait_idle(self, timeout: float) -> bool:
-        """Until no turn is at work in a double: what a bridge has given up may be stored late."""
+        """Wait until no double processes a turn: turns that a bridge has given up may be stored late."""
         return not self.doubles or wait_until(lambda: not self.double.seen()["at_work"], timeout, pause=0.1)
 
     def heal(self) -> None:
-        """Start what is down, let bytes pass, and take faults back."""
+        """Start stopped servers, restore the network, and remove faults."""
         revive(*self._processes)
         for link in self.links:
             link.resume()
@@ -116,7 +116,7 @@ class LettaServers:
 
     @property
     def dialled(self) -> Dialled:
-        """The server whose faults are dialled in: the first double, or the gate before the real one."""
+        """The server that accepts faults: the first double, or the gate in front of the real one."""
         return self._dialled[0]
 
     @property
@@ -136,7 +136,7 @@ class LettaServers:
 
 
 def real_letta(folder: Path, database: str, postgres: Postgres, model: ScriptedModel, held: ExitStack) -> Letta:
-    """A real Letta on a database of that name, with a Redis of its own for its locks; not started."""
+    """A real Letta with a database of that name, and its own Redis for its locks; not started."""
     locks = Valkey(folder / f"{database}-locks", durable=False, name="valkey-locks")
     held.callback(locks.kill)
     revive(locks)

@@ -1,4 +1,4 @@
-"""The users' messages: each contains its number, user and persona, so that it is recognised anywhere."""
+"""The users' messages: each contains its number, user and persona, so that it can be recognised anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAID: Final = re.compile(r"第(\d+)句 from ([^\s#\"\\]+)#\d+(?: to (\w+))?\.")
 
 
 class Task(NamedTuple):
-    """Names a task: a task id belongs to its user, and every user here counts from 0."""
+    """Identifies a task: task ids are unique only per user, and every user counts from 0 here."""
 
     user: str
     task_id: str
@@ -38,13 +38,13 @@ class Utterance:
 
     @property
     def text(self) -> str:
-        """What is said; `recognised` reads it back."""
+        """The message's text; `recognised` parses it."""
         to = "" if self.persona == DEFAULT_PERSONA else f" to {self.persona}"
         return f"第{self.number}句 from {self.user}#{self.number}{to}."
 
     @property
     def mark(self) -> str:
-        """A part of the text that is the same in every encoding, and in no other text."""
+        """A part of the text that is unique and the same in every encoding."""
         return f"{self.user.encode('ascii', 'ignore').decode()}#{self.number}"
 
     def payload(self, prefix: str = "") -> str:
@@ -55,7 +55,7 @@ class Utterance:
 
 
 def recognised(text: object) -> Iterator[Utterance]:
-    """Everything users have said that is quoted in a text."""
+    """All users' messages that a text quotes."""
     for number, user, persona in _SAID.findall(str(text)):
         yield Utterance(user, int(number), persona or DEFAULT_PERSONA)
 
@@ -87,11 +87,11 @@ class Load:
         return self.users * self.messages
 
     def persona(self, place: int, number: int) -> str:
-        """Whom the user at a place talks to with the message of a number."""
+        """The persona to which this user sends the message of this number."""
         return PERSONA if place < self.with_persona and number % 2 else DEFAULT_PERSONA
 
     def merged(self, other: Load) -> Load:
-        """One under which both faults find something to strike."""
+        """A load under which both faults find tasks to affect."""
         return Load(
             users=max(self.users, other.users),
             messages=max(self.messages, other.messages),

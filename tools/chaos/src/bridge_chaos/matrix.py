@@ -1,4 +1,4 @@
-"""docs/crash-matrix.md: what was broken, what held, and the known limitations."""
+"""Writes docs/crash-matrix.md: faults, promises, and known limitations."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def page(results: Results, faults: Mapping[str, Fault]) -> str:
 
 
 def _provenance(runs: Sequence[Run]) -> Iterable[str]:
-    """Which commits and machines the runs are of."""
+    """The commits and machines of the runs."""
     for machine in dict.fromkeys(run.machine for run in runs):
         commits = Counter(run.commit for run in runs if run.machine == machine)
         counted = ", ".join(f"{commit} ({times})" for commit, times in commits.items())
@@ -96,7 +96,7 @@ def _provenance(runs: Sequence[Run]) -> Iterable[str]:
 
 
 def _repeated(results: Results) -> Iterable[str]:
-    """Runs that broke a promise and were made again: the page counts the later one."""
+    """Runs that broke a promise and were repeated: the page counts the later run."""
     if results.repeated:
         yield "These broke a promise and were run again with the same seed; the later run counts:\n"
         for broken, last in results.repeated:

@@ -57,25 +57,25 @@ class Observer:
             thread.join(timeout=10)
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Until a condition over what was heard is true; False where time was not enough."""
+        """Wait until a condition over the received replies is true; False after a timeout."""
         with self.changed:
             return self.changed.wait_for(condition, timeout)
 
     def wait_for(self, tasks: Iterable[Task], timeout: float) -> bool:
-        """Until those are answered; False where time was not enough."""
+        """Wait until these tasks are answered; False after a timeout."""
         wanted = set(tasks)
         return self.wait(lambda: wanted <= self.answered_at.keys(), timeout)
 
     def wait_for_replies(self, task: Task, count: int, timeout: float) -> bool:
-        """Until so many replies to a task were heard."""
+        """Wait until this many replies to a task were received."""
         return self.wait(lambda: len(self.heard(task)) >= count, timeout)
 
     def heard(self, task: Task) -> Sequence[Reply]:
-        """The replies to a task from wherever more of them were heard."""
+        """The replies to a task, from the source that delivered more of them."""
         return max(self.published.get(task, ()), self.replies.get(task, ()), key=len)
 
     def last(self, task: Task) -> Reply:
-        """The newest reply to a task; an empty one where there is none."""
+        """The newest reply to a task; empty if there is none."""
         replies = self.replies.get(task)
         return replies[-1] if replies else {}
 
@@ -134,5 +134,5 @@ def _task_of(reply: Reply) -> Task:
 
 
 def is_answer(reply: Reply) -> bool:
-    """Whether a reply is what somebody said to the user, and no error."""
+    """Whether a reply is an answer for the user and not an error."""
     return not reply.get("error") and reply.get("source") in {"letta", "memory-python"}

@@ -30,7 +30,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Where and when something was measured."""
+    """Where and when a measurement was made."""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"{platform.system()} {platform.release()}"

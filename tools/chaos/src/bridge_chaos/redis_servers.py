@@ -62,7 +62,7 @@ class RedisServers:
 
     @property
     def url(self) -> str:
-        """Where services find it."""
+        """The address that services use."""
         if self.sentinel is not None:
             return self.sentinel.url
         return self.link.url if self.link else f"redis+cluster://{HOST}:{self.first.port}"
@@ -76,7 +76,7 @@ class RedisServers:
         return next(server for server in self._servers if server.port == port)
 
     def client(self) -> Redis:
-        """A client of the primary, past the proxy. Close it."""
+        """A client of the primary that bypasses the proxy; the caller closes it."""
         if self.sentinel is not None:
             client: Redis = self._watcher().master_for("bridge", socket_timeout=5)
             return client
@@ -112,7 +112,7 @@ class RedisServers:
         return SentinelClient([(HOST, port)], socket_timeout=2)  # type: ignore[no-untyped-call]  # redis-py's own
 
     def _in_step(self) -> bool:
-        """Whether the one that is not the primary follows it; one that came back as a primary is told to."""
+        """Whether the other server replicates the primary; one that restarted as a primary is made a replica."""
         primary = self.primary
         for server in self._servers:
             if server is primary:

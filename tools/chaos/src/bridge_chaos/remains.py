@@ -30,7 +30,7 @@ def remains_of(environment: Environment, marks: Collection[str]) -> list[tuple[s
 
 
 def _holds(content: str, mark: str) -> bool:
-    """Whether the mark stands there whole: the message 1 is not in what holds the message 12."""
+    """Whether the text contains the whole mark: message 12 does not count as message 1."""
     end = content.find(mark) + len(mark)
     while end >= len(mark):
         if not content[end : end + 1].isdigit():
@@ -40,7 +40,7 @@ def _holds(content: str, mark: str) -> bool:
 
 
 def _everything(environment: Environment) -> Iterator[tuple[str, str]]:
-    """Place → what stands there, as text."""
+    """Place → its content as text."""
     with environment.client() as client:
         yield from _of_redis(client)
     if environment.topology.database:

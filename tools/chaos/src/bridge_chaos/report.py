@@ -1,4 +1,4 @@
-"""One run as a line, for the terminal; and the page of a long run."""
+"""Formats a run as a line for the terminal, and the page of a soak run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_SHOWN_FINDINGS: Final = 4
 
 
 def line(run: Run) -> str:
-    """One run, with what repeats it where it broke a promise."""
+    """One run, with the command that repeats it if a promise was broken."""
     most = f"{max(run.recovery):5.1f} s" if run.recovery else "      -"
     ends = " ".join(f"{name} {count}" for name, count in sorted(run.verdict.sources.items()) if count)
     state = "BROKEN" if run.broken else "ok    "
@@ -42,7 +42,7 @@ class Progress:
         self._ended = 0
 
     def after_run(self) -> str:
-        """``run 3 of 204, about 91 min left``, after a run has ended: the others take as long as those before."""
+        """``run 3 of 204, about 91 min left`` after a run; the estimate assumes the same duration for the rest."""
         self._ended += 1
         elapsed = (time.monotonic() - self._begun) / 60
         if self._minutes is not None or self._planned is None:
@@ -52,14 +52,14 @@ class Progress:
 
 
 def details(run: Run) -> Iterable[str]:
-    """What is behind a run's figures, a few of each."""
+    """A few examples behind a run's figures."""
     for remark in run.remarks:
         yield f"         {remark}"
     yield from findings(run.verdict.findings, run.excused)
 
 
 def findings(found: Iterable[Finding], excused: Collection[Finding] = ()) -> Iterable[str]:
-    """Where promises were broken, a few of each; `excused` are those in a named window."""
+    """A few broken promises of each kind; those in `excused` are in a named window."""
     by_promise: dict[tuple[str, bool], list[Finding]] = defaultdict(list)
     for finding in found:
         by_promise[finding.promise, finding in excused].append(finding)

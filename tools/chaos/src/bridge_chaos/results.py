@@ -75,7 +75,7 @@ class Results:
         return found is not None and found.commit == commit and not (unbroken and found.broken)
 
     def add_all(self, other: Results) -> None:
-        """Take over the results of another file."""
+        """Add the results of another file."""
         self.lines += other.lines
         self.skipped |= other.skipped
         self.unknown |= other.unknown
@@ -115,7 +115,7 @@ class ResultsFile:
         self._write({"run": _record(run)})
 
     def skip(self, skipped: Mapping[str, str]) -> None:
-        """Write what this machine cannot run."""
+        """Write a scenario that this machine cannot run."""
         for name, why in skipped.items():
             self._write({"skipped": name, "why": why})
 

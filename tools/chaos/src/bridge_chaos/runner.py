@@ -1,4 +1,4 @@
-"""One run: load, fault or faults, rest, verdict."""
+"""One run: load, faults, recovery, verdict."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run_once(environment: Environment, scenario: Scenario, seed: int) -> Run:
 
 
 def close_talk(environment: Environment, conversation: Conversation) -> None:
-    """Everybody says one more, so that agents are told what they missed; again whom Letta did not answer."""
+    """Every user sends one more message, so that agents receive their missed turns; repeated until Letta answers."""
     observer = conversation.observer
     users = [user for user in conversation.users if user not in conversation.opted_out]
     until = time.monotonic() + _CLOSING_SECONDS
@@ -107,7 +107,7 @@ def close_talk(environment: Environment, conversation: Conversation) -> None:
 def _contexts(
     environment: Environment, conversation: Conversation, scenario: Scenario, seed: int
 ) -> list[FaultContext]:
-    """Each fault's view; two that strike a bridge at once have one each."""
+    """Each fault's view of the run; two faults that affect a bridge get different ones."""
     contexts = []
     bridges = environment.bridges
     for place, fault in enumerate(scenario.faults):
@@ -154,7 +154,7 @@ def _act_second(scenario: Scenario, fault: Fault, contexts: list[FaultContext], 
 
 
 class _InThread(threading.Thread):
-    """Work whose error comes back to whoever waits for its end."""
+    """Work in a thread, whose error is raised in the thread that waits for its end."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__(daemon=True)

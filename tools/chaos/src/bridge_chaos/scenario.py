@@ -74,12 +74,12 @@ class Scenario:
         return sum(fault.patience for fault in self.faults)
 
     def command(self, seed: int) -> str:
-        """Repeats exactly this run."""
+        """The command that repeats this run."""
         option = f"--fault {self.first.name}" if self.second is None else f"--pair {self.name}"
         return f"./run chaos {option} --seed {seed}"
 
     def problem(self) -> str | None:
-        """Why these two cannot be tried together; None where they can."""
+        """Why these two faults cannot be combined; None if they can."""
         if self.second is None:
             return None
         one, two = self.first, self.second
@@ -96,7 +96,7 @@ class Scenario:
 
 
 def _clash(one: Fault, two: Fault) -> set[str]:
-    """What `one` changes and `two` changes or needs. Each has a bridge of its own, unless one of them has both."""
+    """What `one` changes and `two` changes or needs. Each gets its own bridge, unless one of them affects both."""
     shared = set(one.occupies & (two.occupies | two.needs)) - {"bridge"}
     if "bridges" in one.occupies and "bridge" in two.occupies | two.needs:
         shared.add("bridges")
@@ -104,7 +104,7 @@ def _clash(one: Fault, two: Fault) -> set[str]:
 
 
 def drawn_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Scenario]:
-    """So many different pairs that are possible and worth it, the same ones for the same seed."""
+    """This many different pairs that are possible, the same ones for the same seed."""
     random = Random(f"pairs-{seed}")  # noqa: S311 - the same choice for the same seed
     found: dict[str, Scenario] = {}
     for _ in range(_MAX_DRAWS):
@@ -143,5 +143,5 @@ def named_pair(text: str, faults: Mapping[str, Fault]) -> Scenario:
 
 
 def with_load(scenario: Scenario, load: Load) -> Scenario:
-    """The same with another load; of one fault only."""
+    """The same scenario with another load; only for a single fault."""
     return replace(scenario, first=replace(scenario.first, load=load))

@@ -79,7 +79,7 @@ class Soak:
     verdict: Verdict = field(default_factory=Verdict)
 
     def problems(self) -> list[str]:
-        """What is broken or has grown; empty where all is well."""
+        """Broken promises and resources that have grown; empty if there are none."""
         found = [f"{name}: {count}" for name, count in self.verdict.counts().items()]
         early, late = thirds(self.resident)
         if late > early * (1 + _MAX_MEMORY_GROWTH) + _SLACK_MIB:
@@ -93,7 +93,7 @@ class Soak:
 
 
 def thirds(samples: Sequence[float]) -> tuple[float, float]:
-    """The medians of the second and the last third: what comes before is warming up."""
+    """The medians of the second and the last third; the first third is warm-up."""
     if len(samples) < _MIN_SAMPLES:
         return 0.0, 0.0
     third = len(samples) // 3
@@ -172,7 +172,7 @@ def _count_rows(environment: Environment, conversation: Conversation, result: So
 
 
 def _count_keys(environment: Environment, result: Soak) -> None:
-    """What is left when everything that expires has expired."""
+    """Count the keys that remain after everything with an expiry has expired."""
 
     def quiet() -> bool:
         result.keys = _kinds(environment)

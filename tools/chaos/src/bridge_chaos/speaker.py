@@ -31,7 +31,7 @@ class Speaker:
         self.user = user or f"{name}-{context.conversation.tag}"
 
     def say(self, content: str, task_id: str, *, queue: str = QUEUE, **fields: Any) -> Task:
-        """Push a task, again and again until Redis confirms it."""
+        """Push a task, repeatedly until Redis confirms it."""
         payload = json.dumps({"task_id": task_id, "user_id": self.user, "content": content} | fields)
         while True:
             try:
@@ -47,7 +47,7 @@ class Speaker:
         return Task(self.user, task_id)
 
     def reply(self, task: Task, *, number: int = 1) -> Reply:
-        """The task's reply of a number, waited for; an empty one where there is none in time."""
+        """The task's reply of this number, after waiting; empty after a timeout."""
         self._observer.wait_for_replies(task, number, ANSWER_SECONDS)
         replies = self._observer.heard(task)
         return replies[number - 1] if len(replies) >= number else {}
@@ -64,15 +64,15 @@ class Speaker:
         choose_until_confirmed(chooser, self.user, permanent_memory, lambda: time.monotonic() > until)
 
     def fell_back(self, task: Task) -> bool:
-        """Whether memory-python answered a task: the agent is told of that one with the user's next turn."""
+        """Whether memory-python answered a task, so that the agent receives it with the user's next turn."""
         return any(reply.get("source") == "memory-python" for reply in self._observer.heard(task))
 
     def told(self) -> list[str]:
-        """What the user's agents have been told as the user's words, oldest first, one agent after the other."""
+        """The user's messages in the user's agents, oldest first, one agent after the other."""
         return [str(m["content"]) for m in self._messages() if m.get("message_type") == "user_message"]
 
     def is_known(self, words: str) -> bool:
-        """Whether the words stand anywhere in an agent of the user, quoted or not."""
+        """Whether an agent of the user contains the words, quoted or not."""
         return any(words in str(message.get("content")) for message in self._messages())
 
     def _messages(self) -> list[Message]:

@@ -42,7 +42,7 @@ class Topology:
 
     @property
     def parts(self) -> frozenset[str]:
-        """What faults can strike in it; the words are those of :attr:`bridge_chaos.fault.Fault.occupies`."""
+        """The parts that faults can affect; the words are those of :attr:`bridge_chaos.fault.Fault.occupies`."""
         parts = {"bridge", "bridges", "data", "redis", f"redis-{self.redis}", "letta", "letta-link", "operator"}
         if self.real_letta:
             parts |= {"real-letta", "letta-model", "letta-gate"}
@@ -58,11 +58,11 @@ class Topology:
 
     @property
     def hands_out_once(self) -> bool:
-        """Whether a task that a bridge loses becomes a dead letter instead of another bridge's."""
+        """Whether a task that its bridge loses becomes a dead letter instead of being taken over."""
         return any(name.endswith("MAX_DELIVERIES") for name, _ in self.variables)
 
     def merged(self, other: Topology) -> Topology | None:
-        """One that has what both want; None where they contradict each other. A default gives way."""
+        """A topology that satisfies both; None if they contradict each other. Defaults yield."""
         merged: dict[str, Any] = {}
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)

@@ -26,7 +26,7 @@ def wait_until(condition: Callable[[], object], timeout: float, *, pause: float 
 
 
 def revive(*processes: Process) -> None:
-    """Start those that do not run and thaw those that are frozen, side by side; return when all serve."""
+    """Start stopped processes and resume frozen ones, in parallel; return when all are ready."""
     for process in processes:
         process.resume()
         process.start()
@@ -35,7 +35,7 @@ def revive(*processes: Process) -> None:
 
 
 def restart(*processes: Process) -> None:
-    """SIGKILL all of them, then start them side by side."""
+    """SIGKILL all of them, then start them in parallel."""
     for process in processes:
         process.kill()
     revive(*processes)

@@ -38,11 +38,11 @@ class Workspace:
         self.postgres.kill()
 
     def number(self) -> int:
-        """A number nobody has had."""
+        """A number that has not been used before."""
         return next(self._numbers)
 
     def new_database(self, name: str) -> str:
-        """A database of an ordinary role, whom limits apply to; its URL as that role."""
+        """Create a database owned by an ordinary role, to which limits apply; returns its URL for that role."""
         self.postgres.drop_database(name)
         self.postgres.create_database(name)
         owner = sql.Identifier(_OWNER)

@@ -32,7 +32,7 @@ def workspace(data_dir: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"another restore is running in {data_dir}; wait for its end") from None
+            raise Conflict(f"another restore is running in {data_dir}; wait until it has ended") from None
         scratch = folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         make_folder(scratch)

@@ -191,9 +191,9 @@ def _remove(
 
 def _check_choice(ids: list[str] | None, *, every: bool, code: str | None) -> None:
     if bool(ids) == every:
-        fail("name letters by their ids, or all of them with --all (and --code)", Exit.USAGE)
+        fail("name letters by their ids, or use --all (with or without --code)", Exit.USAGE)
     if ids and code:
-        fail("--code goes with --all, not with ids", Exit.USAGE)
+        fail("--code needs --all and no ids", Exit.USAGE)
 
 
 def _letters(count: int) -> str:

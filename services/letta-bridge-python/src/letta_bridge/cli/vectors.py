@@ -202,7 +202,8 @@ def reembed(
     with (
         progress_told(
             lambda: (
-                f"{counted(embedded[-1], 'passage')} embedded; the model before stays until all are, so repeat the "
+                f"{counted(embedded[-1], 'passage')} embedded; the previous model stays in use until all are, so "
+                "repeat the "
                 "command to go on"
             ),
             (lambda: {"embedded": embedded[-1]}) if as_json else None,

@@ -122,6 +122,6 @@ async def _clock(client: RedisClient) -> Finding:
             "clock",
             f"this host is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis: replies contain a wrong "
             "time",
-            "run NTP on both hosts",
+            "run NTP on both hosts hosts",
         )
     return ok("clock", f"within {max(abs(skew), 0.001):.3f} s of Redis")

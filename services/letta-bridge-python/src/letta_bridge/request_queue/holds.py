@@ -149,7 +149,9 @@ class Holds:
                     await end_and_log(renewing)
         except TimeoutError:
             if lost:
-                raise LaneHeld("another one holds this user's lane by now; run this again when it has ended") from None
+                raise LaneHeld(
+                    "another command now holds this user's lane; run this one again when that has ended"
+                ) from None
             if defect:
                 raise defect from None
             raise

@@ -84,9 +84,9 @@ class FailoverSessionStore:
     def last_error(self) -> str | None:
         """See :class:`SessionStore`."""
         if self._away is not None:
-            return f"{self._away}; the session file serves"
+            return f"{self._away}; the session file is used instead"
         if (error := self._mirror_outage.last_error) is not None:
-            return f"the next outage of the database will not be bridged: {error}"
+            return f"the next outage of the database cannot be bridged: {error}"
         return None
 
     async def conflicts(self, limit: int = 100) -> Sequence[SessionConflict]:

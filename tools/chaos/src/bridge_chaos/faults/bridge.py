@@ -1,4 +1,4 @@
-"""A bridge is killed, told to stop, frozen, starved, or tells the wrong time."""
+"""A bridge is killed, stopped, frozen, short of resources, or has a wrong clock."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _ended(context: FaultContext) -> None:
 
 
 def _talk_until(context: FaultContext, reached: Callable[[], bool]) -> bool:
-    """Whether the step is reached. Users speak on where the other bridge has answered their load before that."""
+    """Whether a turn reaches the step. Users send further messages if their load is answered before."""
     talk = context.conversation
     for _ in range(_FURTHER_ROUNDS):
         wait_until(lambda: reached() or talk.is_over, _REACHED_SECONDS)
@@ -119,7 +119,7 @@ def _talk_until(context: FaultContext, reached: Callable[[], bool]) -> bool:
 
 
 def _is_stopping(bridge: Bridge) -> bool:
-    """Whether it is gone, or has said since its last start that it is about to go."""
+    """Whether the bridge has ended, or has logged since its last start that it is stopping."""
     return not bridge.running or '"draining"' in bridge.log_tail(_LOG_LINES)
 
 
@@ -199,7 +199,7 @@ def _fill(context: FaultContext) -> None:
 
 
 def _wrong_clock(where: str, seconds: int) -> Fault:
-    """The clock is wrong from the start; at a random time the bridge is killed on top of that."""
+    """The clock is wrong from the start; at a random time the bridge is also killed."""
     return Fault(
         f"bridge/clock-{where}",
         f"a bridge's wall clock is {_CLOCK_ERROR_SECONDS // 60} minutes {where}",

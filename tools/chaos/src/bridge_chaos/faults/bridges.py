@@ -1,4 +1,4 @@
-"""Two bridges that do not agree on data, leases, limits or personas; and one that is frozen while it is idle."""
+"""Two bridges with different data directories, leases, limits or personas; and a bridge that is frozen while idle."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def faults() -> list[Fault]:
 
 
 def _naps(context: FaultContext) -> None:
-    """Two tasks are pushed at the moment it freezes: Redis hands it one of them, which the other takes over."""
+    """Push two tasks when the bridge freezes: Redis hands it one of them, which the other bridge takes over."""
     context.conversation.wait_pushed(_DIED_SECONDS)
     context.conversation.wait_all(_DIED_SECONDS)
     speakers = [Speaker(context, f"awake{number}") for number in range(2)]
@@ -138,7 +138,7 @@ def _bursts(context: FaultContext) -> None:
 
 
 def _overflow(context: FaultContext) -> None:
-    """The bridge dies with a refused task in its hands: the second one finds it as one that was handed out before."""
+    """The bridge dies while it refuses a task: the second bridge receives the task as a repeated hand-out."""
     bridges = context.environment.bridges
     for bridge in bridges:
         bridge.kill()
@@ -149,7 +149,7 @@ def _overflow(context: FaultContext) -> None:
 
 
 def _burst(context: FaultContext, *, wait: bool = True) -> None:
-    """Two users say more than may wait, at once: each message is answered or refused, in order."""
+    """Two users push more tasks at once than may wait: each task is answered or refused, in order."""
     number = context.environment.workspace.number()
     speakers = [Speaker(context, f"burst{number}-{name}") for name in "ab"]
     for place in range(_BURST_SIZE):
@@ -167,7 +167,7 @@ def _burst(context: FaultContext, *, wait: bool = True) -> None:
 
 
 def _two_tenants(context: FaultContext) -> None:
-    """What is said to one tenant is known to no agent of the other."""
+    """No agent of one tenant knows messages to the other."""
     context.strike()
     speakers = [Speaker(context, "", user=user) for user in context.conversation.users[:_BURST_SIZE]]
     for speaker in speakers:

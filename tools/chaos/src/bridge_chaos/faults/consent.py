@@ -1,4 +1,4 @@
-"""Users who do not want to be remembered, while what would forget their choice happens."""
+"""Users without permanent memory, during events that could lose their choice."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _kill_both(context: FaultContext) -> None:
 def _in_private(
     happen: Callable[[FaultContext, list[Speaker], Callable[[], None]], None], *, persona: str | None = None
 ) -> Callable[[FaultContext], None]:
-    """Speakers switch memory off, something happens, and what they say meanwhile and then must be in no agent."""
+    """Users switch permanent memory off before an event; no agent may contain their messages from then on."""
 
     def act(context: FaultContext) -> None:
         speakers = [Speaker(context, f"private{number}") for number in range(_SPEAKERS)]
@@ -137,7 +137,7 @@ def _end_sessions(context: FaultContext, speakers: list[Speaker], speak: Callabl
 
 
 def _ending(context: FaultContext, user: str, *, hard: bool) -> Callable[[], bool]:
-    """Ends all sessions of a user, as a program of the operator's does it; whether that was done."""
+    """End all sessions of a user over the HTTP interface, as an operator's program would; whether that succeeded."""
     url = f"{context.environment.bridges[0].url}/api/sessions/postgres/sessions"
     gone = {httpx.codes.OK, httpx.codes.NOT_FOUND}
 
@@ -157,7 +157,7 @@ def _add_persona(context: FaultContext, _speakers: list[Speaker], _speak: Callab
 
 
 def _after_missed_turns(context: FaultContext) -> None:
-    """What memory-python answered before the choice may be told later; what was said after it never."""
+    """Agents may receive missed turns from before the choice, but none from after it."""
     speakers = [Speaker(context, f"private{number}") for number in range(_SPEAKERS)]
     for speaker in speakers:
         speaker.ask("I am remembered.", "0")

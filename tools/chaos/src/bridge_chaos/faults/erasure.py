@@ -1,4 +1,4 @@
-"""An operator erases users while they talk: what was said before must then be nowhere, and stay away."""
+"""An operator erases users during the load: their earlier messages must be gone everywhere, and stay gone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def faults() -> list[Fault]:
 
 
 def _talking(context: FaultContext) -> None:
-    """Users of the load: what is said meanwhile is gone, or new."""
+    """Users of the load are erased: their messages during the erasure are either erased or part of a new history."""
     context.strike()
     talk = context.conversation
     marks: list[str] = []
@@ -91,7 +91,7 @@ def _in_fallback(context: FaultContext) -> None:
 
 
 def _waiting(context: FaultContext) -> None:
-    """The lane is held and emptied: one turn at a time would still be at work when the operator loses patience."""
+    """The erasure holds and empties the lane: processing the tasks singly would exceed its time limit."""
     number = context.random.randrange(10**9, 10**10)
     speaker = Speaker(context, "waiting", user=str(number))
     speaker.ask(_words(speaker, 0), "0")
@@ -125,7 +125,7 @@ def _memory_away(context: FaultContext) -> None:
 
 
 def _other_host(context: FaultContext) -> None:
-    """The name of an erased user is gone from its sessions as well, once it is back."""
+    """The user's id is also removed from the sessions of the stopped host after its restart."""
     speakers = [Speaker(context, f"elsewhere{number}") for number in range(_ERASED_USERS)]
     for place in range(6):  # by either bridge
         for speaker in speakers:
@@ -145,7 +145,7 @@ def _erase(context: FaultContext, user: str) -> None:
 
 
 def _nothing_left(context: FaultContext, marks: Collection[str]) -> None:
-    """Every place is searched until nothing is left of these words, or time is over."""
+    """Search every place until it contains none of these words, or the time limit passes."""
     left = remains_of(context.environment, marks)
     for _ in range(round(_SPREAD_SECONDS)):
         if not left:

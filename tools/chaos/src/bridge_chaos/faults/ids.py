@@ -1,4 +1,4 @@
-"""Task ids used again: the same task pushed twice, other words under an old id, within the window and after it."""
+"""Task ids used again, for the same or other content, within and after the lifetime of the reply."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _other_words_waiting(context: FaultContext) -> None:
 
 
 def _is_refused_or_answered(context: FaultContext, speaker: Speaker, words: str, reply: Reply) -> None:
-    """Other words under an id in use: a clear refusal, or an answer to these words. Never one to the old words."""
+    """Other content with an id in use is refused or answered; it never gets the earlier task's reply."""
     task_id = str(reply.get("task_id"))
     text = f"{speaker.user} #{task_id}: {words!r} was answered with {reply.get('response_text')!r}"
     if is_answer(reply):
@@ -141,7 +141,7 @@ def _refused_once(context: FaultContext, say_again: Callable[[], None]) -> None:
 
 
 def _killed_once(context: FaultContext, say_again: Callable[[], None]) -> None:
-    """Both bridges die with a turn in their hands that they have not sent."""
+    """Both bridges die with turns that they have not sent."""
     for bridge in context.environment.bridges:
         bridge.kill()
     say_again()

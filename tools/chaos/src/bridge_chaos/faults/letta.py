@@ -1,4 +1,4 @@
-"""Letta, as its double, is killed, refuses, stalls, cuts off, repeats itself, or loses an agent."""
+"""Faults of Letta's double: it is killed, refuses, stalls, closes connections, repeats answers, or loses an agent."""
 
 from __future__ import annotations
 

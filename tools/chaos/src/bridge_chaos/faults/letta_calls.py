@@ -134,7 +134,7 @@ def _act(call: _Call, mode: str) -> Callable[[FaultContext], None]:
 
 
 def _doubtful_turns(context: FaultContext) -> None:
-    """Turns whose answer is lost are looked for."""
+    """Turns whose answer is lost are searched for."""
     context.environment.letta.double.fail("cut", times=8)
 
 
@@ -150,7 +150,7 @@ def _cancel_fault(mode: str, point: str) -> Fault:
 
 
 def _cancel(mode: str) -> Callable[[FaultContext], None]:
-    """The server is killed during one turn each of two users; their next turns have to cancel the runs left behind."""
+    """The server is killed during one turn each of two users, whose next turns have to cancel the abandoned runs."""
 
     def act(context: FaultContext) -> None:
         letta = context.environment.letta
@@ -173,9 +173,9 @@ def _cancel(mode: str) -> Callable[[FaultContext], None]:
 
 
 def _speak_until_served(context: FaultContext, speaker: Speaker) -> None:
-    """Until Letta answers the user again; the agent then knows the message during which its server was killed.
+    """Send messages until Letta answers the user again.
 
-    A breaker that the kill or a lost call has opened leaves the server alone for a while.
+    The agent then contains the message during which Letta was killed. An open circuit breaker delays this.
     """
     double = context.environment.letta.double
     until = time.monotonic() + _SERVED_SECONDS
@@ -191,12 +191,12 @@ def _speak_until_served(context: FaultContext, speaker: Speaker) -> None:
 
 
 def _restarted_bridge(context: FaultContext) -> None:
-    """A bridge that starts reads who opted out."""
+    """A starting bridge reads the opt-outs from the agents' tags."""
     context.victim.restart()
 
 
 def _erased_user(context: FaultContext) -> None:
-    """An operator erases a user, and tries again where that broke off."""
+    """An operator erases a user, and repeats an interrupted erasure."""
     speaker = Speaker(context, "erased")
     speaker.ask("hello", "1")
     done = insist(context, "user", "erase", speaker.user, "--yes")

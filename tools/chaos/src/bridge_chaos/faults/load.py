@@ -1,4 +1,4 @@
-"""Too much at once: a user who floods the queue, producers faster than Letta."""
+"""Overload: a user who floods the queue, and producers faster than Letta."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _flood(context: FaultContext) -> None:
 
 
 def _quiet_round(context: FaultContext, users: list[str]) -> list[float]:
-    """Seconds each user waits for the answer to one message, said one after the other."""
+    """Seconds that each user waits for the answer to one message, sent one after the other."""
     talk = context.conversation
     said = talk.say_one_more_of(users, pause=_QUIET.seconds / _QUIET.users)
     talk.observer.wait_for(said, 180.0)
@@ -88,5 +88,5 @@ def _overload(context: FaultContext) -> None:
 
 
 def _resident(context: FaultContext) -> float:
-    """MiB of the larger bridge."""
+    """Resident memory of the larger bridge, in MiB."""
     return max(psutil.Process(bridge.pid).memory_info().rss for bridge in context.environment.bridges) / 2**20

@@ -1,4 +1,4 @@
-"""memory-python is killed, away, without its model, or a foreign one, while it answers for Letta."""
+"""memory-python is killed, unavailable, without a model, or replaced, while it answers in place of Letta."""
 
 from __future__ import annotations
 

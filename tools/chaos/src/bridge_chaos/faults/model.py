@@ -1,4 +1,4 @@
-"""Models that are slow, silent, or write nonsense: what a turn of minutes does, with limits scaled down."""
+"""Slow, silent or nonsensical models; the limits are scaled down, so that seconds stand for minutes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _described(text: str) -> str:
 
 
 def _slow(context: FaultContext) -> None:
-    """Until all is said and answered somehow, every turn is slow."""
+    """Every turn is slow until all tasks have an outcome."""
     double = context.environment.letta.double
     context.strike()
     double.fail("hang", times=_EVERY_CALL, details={"seconds": _SLOW_SECONDS})
@@ -96,7 +96,7 @@ def _slow(context: FaultContext) -> None:
 
 
 def _slow_user(context: FaultContext) -> None:
-    """One user's context is no reason to leave Letta alone for everybody."""
+    """One user's slow turns must not keep other users from Letta."""
     context.conversation.wait_pushed(_STRUCK_SECONDS)
     context.conversation.wait_all(_STRUCK_SECONDS)
     double = context.environment.letta.double

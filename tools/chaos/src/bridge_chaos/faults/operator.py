@@ -1,4 +1,4 @@
-"""An operator at work while users talk: each command has a promise of its own."""
+"""An operator's commands during the load; each command has its own promise."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _buried(context: FaultContext) -> list[Task]:
 
 
 def _pause(context: FaultContext) -> None:
-    """Nothing begins between 'pause' and 'resume', and nothing is lost."""
+    """No turn begins between 'pause' and 'resume', and no task is lost."""
     context.strike()
     paused = insist(context, "pause")
     double = context.environment.letta.doubles[0] if context.environment.letta.doubles else None
@@ -96,7 +96,7 @@ def _pause(context: FaultContext) -> None:
 
 
 def _drain(context: FaultContext) -> None:
-    """It ends, and then nothing is in flight; what is pushed meanwhile waits until 'resume'."""
+    """The command returns when no turn is in flight; tasks pushed meanwhile wait until 'resume'."""
     context.strike()
     drained = command(context, "drain", "--timeout", f"{_ENDED_SECONDS:g}")
     context.check("accounts", drained.succeeded, str(drained))
@@ -108,7 +108,7 @@ def _drain(context: FaultContext) -> None:
 
 
 def _reload(context: FaultContext) -> None:
-    """Changed settings hold at once; where the new ones cannot be read, a bridge goes on with those it had."""
+    """Changed settings apply at once; if the new ones cannot be read, the bridge keeps the old ones."""
     environment = context.environment
     whole = json.loads(CONFIG.read_text(encoding="utf-8"))
     without_letta = json.dumps(whole | {"letta": whole.get("letta", {}) | {"enabled": False}})

@@ -84,7 +84,7 @@ def faults() -> list[Fault]:
 
 
 def _killed_behind_proxy() -> Fault:
-    """No bridge sees that nobody listens, so that only their age tells that runs are left behind."""
+    """Bridges see no refused connection, so that only the age of abandoned runs identifies them."""
     return Fault(
         "real-letta/kill-behind-proxy",
         "the real Letta gets SIGKILL during turns, behind a proxy that still accepts connections",

@@ -1,4 +1,4 @@
-"""Records in Redis that nobody can read: damaged ones, and such of a later release that was rolled back."""
+"""Unreadable records in Redis: damaged ones, and those of a later release after a rollback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Write = Callable[[Any, str, bytes], None]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a record stands, and how a later release would write it there."""
+    """The place of a record in Redis, and the form in which a later release would write it there."""
 
     name: str
     where: str
@@ -106,7 +106,7 @@ def _served(place: _Place, record: bytes) -> Callable[[FaultContext], None]:
 
 
 def _looked_through(record: bytes) -> Callable[[FaultContext], None]:
-    """Commands over dead letters go on past one that cannot be read, and leave it where it is."""
+    """Commands over dead letters skip one that cannot be read, and keep it."""
 
     def act(context: FaultContext) -> None:
         context.strike()
@@ -122,7 +122,7 @@ def _looked_through(record: bytes) -> Callable[[FaultContext], None]:
 
 
 def _still_missed(context: FaultContext, speakers: Sequence[Speaker], record: bytes) -> None:
-    """A release that can read the record tells the agent of it: until then it stays."""
+    """The record stays, because only a release that can read it can send it to the agent."""
     with context.environment.client() as client:
         for speaker in speakers:
             kept = client.lrem(f"{{{QUEUE}}}:missed:{speaker.user}", 0, record)
@@ -135,7 +135,7 @@ def _turn_and_reply(record: bytes) -> bytes:
 
 
 def _set_aside(context: FaultContext, record: bytes, code: str) -> None:
-    """Each record becomes a dead letter, to the byte and with its reason: expected, and taken away again."""
+    """Each record becomes a dead letter with its reason, byte for byte; the letters are expected, and removed again."""
     with context.environment.client() as client:
 
         def letters() -> list[bytes]:
@@ -154,7 +154,7 @@ def _set_aside(context: FaultContext, record: bytes, code: str) -> None:
 
 
 def _as_turn(client: Any, user: str, record: bytes) -> None:
-    """In flight, its lease over: the next dispatch wants to hand it out again."""
+    """In flight with an expired lease, so that the next dispatch hands it out again."""
     receipt = f"chaos-{user}"
     client.hset(f"{{{QUEUE}}}:turns", receipt, record)
     client.hset(f"{{{QUEUE}}}:lanes", user, receipt)

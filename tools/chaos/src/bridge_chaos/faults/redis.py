@@ -1,4 +1,4 @@
-"""Redis is killed, cut off, slowed down, forgetful, or full."""
+"""Redis is killed, unreachable, slow, without its scripts, or full."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _move_slot(context: FaultContext) -> None:
 
 
 def _owning(node: Any) -> Callable[[], bool]:
-    """Whether the node answers for the queue's slot; else it sends its client on."""
+    """Whether the node serves the queue's slot; otherwise it redirects its client."""
 
     def owns() -> bool:
         node.execute_command("EXISTS", f"{{{QUEUE}}}:counters")

@@ -1,4 +1,4 @@
-"""Redis forgets what it had confirmed: a lagging replica becomes the primary, or a server starts on an old snapshot."""
+"""Redis loses confirmed writes: a lagging replica becomes the primary, or a server starts with an old snapshot."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _among_turns(lose: _Lose) -> Callable[[FaultContext], None]:
 
 
 def _in_silence(lose: _Lose) -> Callable[[FaultContext], None]:
-    """All that is in flight began in the lost seconds: what begins after them gets the same numbers."""
+    """All turns in flight began in the lost seconds, so that later turns get the same numbers."""
 
     def act(context: FaultContext) -> None:
         talk = context.conversation
@@ -140,7 +140,7 @@ def _go_back(context: FaultContext, meanwhile: Callable[[], None]) -> None:
 
 
 def _cut_off_replica(primary: Valkey) -> None:
-    """The replica's connection ends, and the primary takes no other one from it."""
+    """Close the replica's connection; the primary accepts no new one from it."""
     with Redis(host=HOST, port=primary.port, socket_timeout=5) as client:
         client.execute_command("ACL", "SETUSER", "default", "-psync", "-replconf", "-sync")
         client.execute_command("CLIENT", "KILL", "TYPE", "replica")
@@ -152,7 +152,7 @@ def _writes(server: Valkey) -> bool:
 
 
 def _taken(context: FaultContext) -> set[Task]:
-    """The tasks that bridges work on now."""
+    """The tasks that bridges process now."""
     with context.environment.client() as client:
         records: Any = client.hvals(f"{{{QUEUE}}}:turns")
     payloads = [json.loads(record.split(b"\n", 3)[3]) for record in records]
@@ -160,9 +160,9 @@ def _taken(context: FaultContext) -> set[Task]:
 
 
 def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: set[Task]) -> None:
-    """The window: lost is what was confirmed in it and not taken; what was open in it may be answered once more.
+    """Cover the window: tasks confirmed in it and not taken are lost; tasks open in it may be answered again.
 
-    What was pushed on while Redis was away, and confirmed afterwards, is outside.
+    Pushes that Redis confirmed after the restart are outside the window.
     """
     talk = context.conversation
     until = context.struck_at or since
@@ -175,7 +175,7 @@ def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: se
 
 
 def _cover_forgotten_opt_ins(context: FaultContext, since: float, until: float) -> None:
-    """What users said whose opt-in is forgotten, until it is written again."""
+    """Cover the messages of users whose opt-in was lost, until a bridge has written it again."""
     talk = context.conversation
     opted_in = {user for user, at in talk.opted_in_at.items() if since <= at <= until}
     if opted_in:

@@ -16,7 +16,7 @@ AT_REST_SECONDS: Final = 20.0
 
 
 def judge_accounts(verdict: Verdict, client: redis.Redis, *, patience: float) -> None:
-    """Say what does not add up, once the queue had its time."""
+    """Report inconsistent counters and keys, once the queue is idle."""
     problems: list[str] = []
 
     def balanced() -> bool:

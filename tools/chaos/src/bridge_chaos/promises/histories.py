@@ -22,7 +22,7 @@ _CANNED: Final = (Sentences().zh, Sentences().en)
 
 
 def waiting_to_be_told(client: redis.Redis) -> set[Utterance]:
-    """What waits in Redis for agents to be told of it."""
+    """The missed turns in Redis that agents have not received."""
     records: list[Any] = []
     for key in client.scan_iter(match="{*}:missed:*", count=1000):
         records += client.lrange(key, 0, -1)
@@ -58,7 +58,7 @@ def judge_histories(
 def _judge_user(
     verdict: Verdict, conversation: Conversation, user: str, agents: Mapping[str, tuple[str, Sequence[Message]]]
 ) -> Mapping[str, set[Utterance]]:
-    """What each agent knows, by its id."""
+    """Check the content of each of the user's agents."""
     times_said: Counter[Utterance] = Counter()
     known: dict[str, set[Utterance]] = {}
     for agent_id, (persona, messages) in agents.items():
@@ -77,7 +77,7 @@ def _judge_user(
 def _read(
     verdict: Verdict, conversation: Conversation, user: str, persona: str, messages: Sequence[Message]
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """What stands in an agent as the user's own words, and what in a note."""
+    """The user's own messages in an agent, and those quoted in a note."""
     said: list[Utterance] = []
     noted: list[Utterance] = []
     for message in messages:
@@ -107,7 +107,7 @@ def _judge_memory(
     waiting: Collection[Utterance],
     bounds: Bounds,
 ) -> None:
-    """Every answered message must be known to the agent that answers the user now."""
+    """Check that the user's present agent contains every answered message."""
     answered: dict[str, list[Exchange]] = defaultdict(list)
     now: dict[str, str] = {}
     for task in dict.fromkeys(conversation.observer.order[user]):

@@ -25,7 +25,7 @@ _MESSAGES: Final = (
 
 
 def judge_journal(verdict: Verdict, environment: Environment, conversation: Conversation) -> None:
-    """Compare the database with what was answered."""
+    """Compare the database with the answered tasks."""
     with environment.client() as client:
         if not wait_until(lambda: _is_written(client, environment), _WRITTEN_SECONDS, pause=0.1):
             waiting = client.xlen(f"{{{QUEUE}}}:journal")
@@ -49,7 +49,7 @@ def judge_journal(verdict: Verdict, environment: Environment, conversation: Conv
 
 
 def _kept(conversation: Conversation, rows: list[Any]) -> dict[tuple[str, str], list[Utterance]]:
-    """User and persona → what was said, in the order of their conversation in the database."""
+    """User and persona → messages in the database, in the order of their conversation."""
     found: dict[tuple[str, str], list[Utterance]] = {}
     for user, task_id in rows:
         utterance = conversation.utterances.get(Task(user, str(task_id)))

@@ -15,7 +15,7 @@ from bridge_chaos.promises.verdict import Verdict
 
 
 def judge(environment: Environment, conversation: Conversation, *, at_rest_seconds: float = AT_REST_SECONDS) -> Verdict:
-    """The verdict over one conversation; the queue has so many seconds to come to rest."""
+    """The verdict over a conversation, after the queue had these seconds to become idle."""
     verdict = Verdict(tasks=len(conversation.utterances))
     with environment.client() as client:
         judge_accounts(verdict, client, patience=at_rest_seconds)

@@ -79,7 +79,7 @@ def only_counted(messages: Sequence[Message], exchanges: Sequence[Exchange], bou
 
 
 def _said(messages: Sequence[Message]) -> Iterator[tuple[Message, Utterance]]:
-    """What stands as a user's words; the last one of a run is the turn itself, what precedes it is told along."""
+    """The user's messages in a run; the last one is the turn itself, the earlier ones are catch-up."""
     for message in messages:
         if message.get("message_type") == "user_message" and not str(message.get("content")).startswith("{"):
             for utterance in recognised(message.get("content")):
@@ -87,7 +87,7 @@ def _said(messages: Sequence[Message]) -> Iterator[tuple[Message, Utterance]]:
 
 
 def _told(missed: Sequence[Exchange], bounds: Bounds) -> int:
-    """How many of the newest the bounds let through."""
+    """How many of the newest missed turns the limits allow."""
     characters = 0
     for number, exchange in enumerate(reversed(missed)):
         characters += exchange.characters

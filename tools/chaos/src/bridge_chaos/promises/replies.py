@@ -1,4 +1,4 @@
-"""One outcome for each task, its own, in the order the user spoke; and errors that say what to do."""
+"""Checks that each task has one outcome, its own, in the user's order, and that errors say what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_THE_DOOR: Final = frozenset({"user_queue_full"})
 
 
 def dead_letters(client: redis.Redis) -> dict[Task, str]:
-    """The task of each dead letter, and why it is one."""
+    """The task of each dead letter, and its reason."""
     letters: Any = client.lrange(f"{{{QUEUE}}}:dead", 0, -1)
     found = {}
     for letter in letters:
@@ -29,7 +29,7 @@ def dead_letters(client: redis.Redis) -> dict[Task, str]:
 
 
 def described(letter: bytes) -> Mapping[str, Any]:
-    """What a dead letter says of itself: code, reason, user_id, task_id; nothing where that cannot be read."""
+    """The description in a dead letter: code, reason, user_id, task_id; empty if it cannot be read."""
     try:
         about = json.loads(letter.partition(b"\n")[0])
     except ValueError:
@@ -38,7 +38,7 @@ def described(letter: bytes) -> Mapping[str, Any]:
 
 
 def judge_replies(verdict: Verdict, conversation: Conversation, dead: Mapping[Task, str], *, echoes: bool) -> None:
-    """Lost, buried, repeated and misdirected replies. `echoes`: Letta repeats what was said to it."""
+    """Find lost, buried, repeated and misdirected replies. `echoes`: Letta's answers repeat the message."""
     for task, reason in dead.items():
         verdict.add("buried", f"{task}: {reason}", task)
     observer = conversation.observer
