@@ -55,7 +55,7 @@ def bench(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed, and name it.")] = False,
     docs: Annotated[bool, typer.Option("--docs", help="Write the results into docs/performance.md.")] = False,
 ) -> None:
-    """Measure the bridge against peers and floors, interleaved; print tables of medians."""
+    """Compare the bridge with peers and baselines in interleaved rounds; print tables of medians."""
     logs.configure(LogSettings(level="warning", format="console"), "bench", stream=sys.stderr)
     figure = "letta" if letta else figure
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -118,7 +118,7 @@ def _measured(console: Console, names: Sequence[str], options: Options) -> resul
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command without what says nothing about the measurement: where its own copy of the results goes."""
+    """The command without the options that do not affect the measurement."""
     words = iter(arguments)
     kept = []
     for word in words:

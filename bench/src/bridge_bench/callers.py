@@ -37,7 +37,7 @@ class Callers:
     api_key: str | None = None
 
     def new_agents(self, count: int) -> list[str]:
-        """Makes agents with Letta's own tools; their ids."""
+        """Create agents with Letta's own tools; returns their ids."""
         return asyncio.run(self._new_agents(count))
 
     def talk(self, agents: list[str], turns: int) -> list[float]:

@@ -21,7 +21,7 @@ _REQUEST: Final = b"POST /v1/agents/x/messages HTTP/1.1\r\nContent-Length: %d\r\
 
 
 def ceiling(stub: Stub) -> tuple[float, float]:
-    """Turns a second that it answers, and its CPU seconds for 1 000 of them; a caller on bare sockets asks."""
+    """Turns per second of the stub, and its CPU seconds per 1 000 turns, measured by a client on bare sockets."""
     before = cpu_seconds(stub.pid or 0)
     began = time.monotonic()
     turns = asyncio.run(_asked(stub))
@@ -30,7 +30,7 @@ def ceiling(stub: Stub) -> tuple[float, float]:
 
 
 def own_time(stub: Stub) -> float:
-    """Seconds a turn takes over a bare connection that is kept, when nobody else asks."""
+    """Seconds of a turn over an idle kept connection."""
     with socket.create_connection((HOST, stub.port)) as connection, connection.makefile("rb") as answers:
         return statistics.median(_timed(connection, answers) for _ in range(_SAMPLE_COUNT))
 
@@ -57,7 +57,7 @@ async def _asked(stub: Stub) -> int:
 
 
 class _Caller(asyncio.Protocol):
-    """Asks again as soon as it is answered."""
+    """A client that sends its next request as soon as it has an answer."""
 
     def __init__(self, until: float) -> None:
         self._until = until

@@ -45,17 +45,17 @@ class Contender:
 
     @property
     def python(self) -> Path:
-        """Its interpreter, installed where it was not. Raises MissingPeer."""
+        """Its interpreter, installed if missing. Raises MissingPeer."""
         return python_of(self.folder) if self.folder else Path(sys.executable)
 
     @property
     def cwd(self) -> Path:
-        """Where its modules are."""
+        """The directory of its modules."""
         return PEERS / self.folder if self.folder else SOURCES
 
 
 def _script(name: str, *arguments: str) -> tuple[str, ...]:
-    """A console script of the peer's environment; run by its interpreter, wherever the environment was made."""
+    """A console script of the peer's environment, run by its interpreter, because scripts contain absolute paths."""
     return (f".venv/bin/{name}", *arguments)
 
 

@@ -19,4 +19,4 @@ class MissingPeer(BenchError):
 
 
 class WorkerFailed(BenchError):
-    """A worker ended, or answered no more."""
+    """A worker ended, or stopped answering."""

@@ -112,24 +112,24 @@ class Harness:
 
     @contextmanager
     def tap(self, *, keep: bool = True) -> Iterator[ReplyTap]:
-        """A subscriber that hears every reply from now on."""
+        """A subscriber that receives all replies from now on."""
         with ReplyTap(HOST, self.valkey.port, keep=keep) as tap:
             yield tap
 
     def empty(self) -> None:
-        """Leaves nothing in Redis."""
+        """Remove all data from Redis."""
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
 
     def waiting(self) -> int:
-        """Tasks the bridge has not sorted into its users' lanes yet."""
+        """Tasks that the bridge has not yet sorted into its users' lanes."""
         with redis.Redis.from_url(self.valkey.url) as client:
             return int(client.llen(REQUESTS))
 
     def enqueue(
         self, contender: Contender, count: int, users: int, *, first: int = 0, prefix: str = "t", rate: float = 0.0
     ) -> dict[str, float]:
-        """Puts tasks where the subject looks for them; with a rate, the moment each of them was pushed."""
+        """Push tasks where the subject expects them; with a rate, returns the time of each push."""
         command = [
             str(contender.python), "-m", "bridge_bench.worker_side.enqueue", "--module", contender.producer,
             "--first", str(first), "--count", str(count), "--users", str(users), "--prefix", prefix,
@@ -145,7 +145,7 @@ class Harness:
 
     @contextmanager
     def worker(self, contender: Contender, letta: str, load: Load) -> Iterator[Process]:
-        """The subject at work. It is killed afterwards: what its queue still holds is of no interest."""
+        """Run the subject. It is killed afterwards, without regard to its remaining tasks."""
         self._workers += 1
         name = f"worker-{self._workers}"
         process = (
@@ -168,7 +168,7 @@ class Harness:
             yield [held.enter_context(self.worker(contender, letta, load)) for _ in range(count)]
 
     def settle(self) -> None:
-        """A moment's rest, in which what was killed is really gone."""
+        """Wait a moment, so that killed processes are gone."""
         self.empty()
         time.sleep(0.3)
 
@@ -204,7 +204,7 @@ def _running(process: Any) -> Iterator[Any]:
 
 
 def known_agents(file: Path, users: int) -> None:
-    """A session file in which every user has an agent already, as in a service that has run for a while."""
+    """Write a session file in which every user has an agent, as in a service that has run for a while."""
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def allocator() -> str | None:
 
 
 def load() -> float:
-    """What else the machine has to do: the load average of the last minute."""
+    """The load average of the last minute."""
     return os.getloadavg()[0]
 
 

@@ -16,7 +16,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def read(file: Path) -> Results:
-    """What was measured before; nothing where there is no such file."""
+    """The results of earlier runs; empty if the file does not exist."""
     if not file.exists():
         return {}
     results: Results = json.loads(file.read_text("utf-8"))["figures"]
@@ -36,7 +36,7 @@ def rows_of(results: Results) -> dict[str, list[Row]]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: what never happened is null."""
+    """Replace NaN by null, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -58,7 +58,7 @@ _TURN: Final = _response(_ANSWER).replace(b"000000000002", b"%012d")
 
 
 class StubLetta:
-    """Agents by their tags, and the same words to every turn."""
+    """Agents by their tags; every turn gets the same text."""
 
     def __init__(self, latency: float, *, remember: bool) -> None:
         self.latency = latency
@@ -70,13 +70,13 @@ class StubLetta:
         self._histories: dict[str, list[dict[str, Any]]] = {}
 
     def begin(self) -> None:
-        """A turn has come in."""
+        """Called when a turn arrives."""
         self.turns += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
     def end(self, path: str, body: bytes) -> None:
-        """A turn is over; ``body`` is its request where turns are remembered."""
+        """Called when a turn ends; ``body`` is its request if turns are remembered."""
         self.in_flight -= 1
         if self.remember:
             run = f"run-{uuid.uuid4()}"
@@ -86,7 +86,7 @@ class StubLetta:
             history += [{"id": f"message-{uuid.uuid4()}", "run_id": run, **message} for message in (asked, said)]
 
     def other(self, method: str, target: str, body: bytes) -> object:
-        """What everything but a turn is answered with."""
+        """The answer to all requests except turns."""
         parts = urlsplit(target)
         query = parse_qs(parts.query)
         path = parts.path.rstrip("/")

@@ -38,13 +38,13 @@ class Target:
 
 
 def targets(figures: Figures) -> list[Target]:
-    """Every target for which these figures have what it needs."""
+    """All targets that these figures can decide."""
     found = [judge(figures) for judge in (_throughput, _cpu, _floor, _latency, _memory, _flat, _setup)]
     return [target for target in found if target is not None] + _failures(figures)
 
 
 def _failures(figures: Figures) -> list[Target]:
-    """What the bridge could not do at all must not look like a target met."""
+    """Failed rows, so that a failure does not look like a met target."""
     return [
         Target(f"{figure}: {row['name']}", "an answer to every task", row["failed"], met=False)
         for figure, rows in figures.items()
@@ -140,7 +140,7 @@ def _at_most(name: str, ratio: float, most: float) -> Target:
 
 
 def _bridge_and(figures: Figures, name: str, kind: str, *, needs: str = "") -> tuple[Row | None, list[Row]]:
-    """The bridge's row and those of that kind; rows that failed are left out."""
+    """The bridge's row and the rows of a kind, without failed ones."""
     rows = [row for row in figures.get(name, ()) if "failed" not in row and (not needs or needs in row)]
     bridge = next((row for row in rows if row["kind"] == "bridge"), None)
     return bridge, [row for row in rows if row["kind"] == kind]

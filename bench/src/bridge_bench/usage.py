@@ -14,7 +14,7 @@ _MIB: Final = 2**20
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU, user and system, that the process and its children have used so far; ended children count."""
+    """CPU seconds, user and system, of the process and its children so far; ended children count."""
     total = 0.0
     for process in _tree(pid):
         with suppress(psutil.Error):
@@ -24,7 +24,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_mib(pid: int) -> float:
-    """Resident memory of the process and its children, in MiB; what they share counts once for each."""
+    """Resident memory of the process and its children in MiB; shared memory counts once per process."""
     total = 0
     for process in _tree(pid):
         with suppress(psutil.Error):

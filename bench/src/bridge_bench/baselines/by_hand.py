@@ -1,6 +1,6 @@
 """A handwritten worker with redis-py, aiohttp and uvloop: batched, without any guarantees.
 
-What is in flight when it dies is lost, users' turns overlap, and a failed POST ends it.
+Tasks in flight are lost when it dies, a user's turns overlap, and a failed POST ends it.
 """
 
 from __future__ import annotations

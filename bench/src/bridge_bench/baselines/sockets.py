@@ -1,6 +1,6 @@
-"""The least a worker in Python can cost: sockets, a selector and the standard library's JSON.
+"""The minimal cost of a worker in Python: sockets, a selector and the standard library's JSON.
 
-One connection to Redis, ``CONCURRENCY`` to Letta, and no answer that is not exactly as expected is understood.
+It uses one connection to Redis and ``CONCURRENCY`` connections to Letta, and understands only the expected answers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Letta:
         self.socket.sendall(head.encode() + body)
 
     def receive(self) -> bytes | None:
-        """The reply to publish, once the answer is whole."""
+        """The reply to publish, once the answer is complete."""
         self._buffer += self.socket.recv(_READ_BYTES)
         head, separator, body = self._buffer.partition(_LINE_END * 2)
         if not separator or len(body) < int(head.lower().partition(b"content-length:")[2].partition(_LINE_END)[0]):

@@ -1,4 +1,4 @@
-"""The figures: each module has a ``FIGURE``, what it is, and ``run``, which measures its rows."""
+"""The figures: each module has a ``FIGURE``, its definition, and ``run``, which measures its rows."""
 
 from __future__ import annotations
 

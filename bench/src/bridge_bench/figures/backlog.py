@@ -62,7 +62,7 @@ def run(bench: Bench) -> list[Row]:
 
 
 def backlog(bench: Bench, stub: Stub, case: _Case) -> Sample:
-    """One round of one size: the queue is not worked off, only begun."""
+    """One round of one size; it measures only the beginning of the queue."""
     harness = bench.harness
     tasks = min(bench.options.tasks, (case.backlog - _WARM_UP) // 2)
     load = Load(tasks, _WARM_UP, case.users, bench.options.concurrency)

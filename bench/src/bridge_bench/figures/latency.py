@@ -56,7 +56,7 @@ def run(bench: Bench) -> list[Row]:
 
 
 def latency(bench: Bench, stub: Stub, contender: Contender, own: float) -> Sample:
-    """One round of one subject; ``own`` is what Letta itself takes, in seconds."""
+    """One round of one subject; ``own`` is Letta's own time in seconds."""
     harness = bench.harness
     concurrency = min(bench.options.concurrency, contender.tasks_at_once)
     load = Load(_COUNTED_TASKS, _WARM_UP, _USER_COUNT, concurrency)

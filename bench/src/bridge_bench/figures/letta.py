@@ -49,7 +49,7 @@ FIGURE = Figure(
 
 @dataclass(frozen=True)
 class _Setting:
-    """A way to have turns: one after the other of one user, or of many users at once."""
+    """A pattern of turns: of one user, one after the other, or of many users at once."""
 
     servers: int
     caller: str
@@ -107,7 +107,7 @@ def _cpu(setting: _Setting) -> float:
 
 
 class _ByHand:
-    """letta-client as its documentation shows it, a user's turns in order; users are split over the servers."""
+    """letta-client as documented, with a user's turns in order; the users are distributed over the servers."""
 
     def __init__(self, urls: Sequence[str], api_key: str, agents: Sequence[str]) -> None:
         self._urls = urls

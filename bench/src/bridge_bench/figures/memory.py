@@ -83,14 +83,14 @@ def memory(bench: Bench, stub: Stub, contender: Contender, level: int) -> Sample
 
 
 def _wait_for_silence(stub: Stub) -> None:
-    """Letta goes on with the turns of a worker that was killed."""
+    """Wait until Letta has finished the turns of the killed worker."""
     while stub.stats()["in_flight"]:
         time.sleep(0.1)
     stub.stats()
 
 
 def _filled(stub: Stub, tap: ReplyTap, process: Process, level: int, tasks: int) -> int:
-    """Waits until the turns are in flight and the first of them answered; how many there were."""
+    """Wait until the turns are in flight and the first is answered; returns their number."""
     most = 0
     until = time.monotonic() + _FILL_TIMEOUT_SECONDS
     while most < level * _FULL_SHARE and tap.count < tasks and time.monotonic() < until:

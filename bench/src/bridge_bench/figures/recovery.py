@@ -33,7 +33,7 @@ FIGURE = Figure(
 
 
 def run(bench: Bench) -> list[Row]:
-    """A row per peer and for the bridge; floors promise nothing."""
+    """A row per peer and for the bridge; the baselines guarantee nothing."""
     contenders = [contender for contender in bench.options.contenders if contender.kind != "floor"]
     with bench.harness.stub(LETTA_SECONDS, remember=True) as stub:
         return interleaved(
@@ -77,7 +77,7 @@ def _wait_for_turns(stub: Stub, turns: int, patience: float) -> None:
 
 
 def _redelivered(tap: ReplyTap, tasks: int, until: float) -> tuple[float | None, int]:
-    """The moment of the first reply to a killed worker's task, and how many of those there were in the end."""
+    """The moment of the first reply to a task of the killed worker, and the final number of such replies."""
     while True:
         moments = [moment for task, moment in tap.times().items() if task.startswith(_KILLED)]
         if len(moments) == tasks or time.monotonic() > until:

@@ -103,7 +103,7 @@ async def _compare(store: DatabaseSessionStore, bare: psycopg.AsyncConnection[An
 
 
 async def _seconds(work: _Work, plain: _Work, times: int) -> tuple[float, float]:
-    """Medians of one call of each; in turns, so that whatever else the machine does meets both."""
+    """Medians of one call of each, interleaved, so that other load affects both."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(times):
         for moments, call in zip(taken, (work, plain), strict=True):

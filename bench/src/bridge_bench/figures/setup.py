@@ -54,7 +54,7 @@ class _Server:
 
 
 def run(bench: Bench) -> list[Row]:
-    """A row for ours, and one for Letta's own way."""
+    """A row for letta-server, and one for Letta's defaults."""
     with _harness(bench) as (servers, postgres):
         rows = interleaved(
             bench, FIGURE.name, servers, lambda server: _measure(server, postgres), name=lambda server: server.name
@@ -96,7 +96,7 @@ def _used(process: Process) -> float:
 
 @contextmanager
 def _harness(bench: Bench) -> Iterator[tuple[list[_Server], Postgres]]:
-    """Both servers, each with a database of its own on one PostgreSQL."""
+    """Both servers, each with its own database on one PostgreSQL."""
     data = bench.harness.data / "setup"
     with ExitStack() as held:
 

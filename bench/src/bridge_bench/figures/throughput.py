@@ -78,7 +78,7 @@ def throughput(bench: Bench, stub: Stub, contender: Contender, *, workers: int =
 
 
 def described(bench: Bench, rows: list[Row]) -> list[Row]:
-    """The rows, with what is known of each subject and its ratio to the bridge."""
+    """The rows with each subject's properties and its ratio to the bridge."""
     known = {contender.name: contender for contender in bench.options.contenders}
     base = next((row.get("tasks_per_second") for row in rows if known[row["name"]].kind == "bridge"), None)
     for row in rows:

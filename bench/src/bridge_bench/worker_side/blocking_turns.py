@@ -1,4 +1,4 @@
-"""The work itself, for workers on threads: urllib3 and redis-py, which every such environment has."""
+"""The task's work for threaded workers: urllib3 and redis-py, which every such environment has."""
 
 from __future__ import annotations
 

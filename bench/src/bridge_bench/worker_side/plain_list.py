@@ -1,4 +1,4 @@
-"""The producer of the bridge and of the floors: LPUSH, as the surrounding stack does it."""
+"""The producer of the bridge and of the baselines: LPUSH, as the surrounding stack does it."""
 
 from __future__ import annotations
 

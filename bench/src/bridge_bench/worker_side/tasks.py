@@ -1,4 +1,4 @@
-"""The tasks everybody gets, and where they find Redis and Letta."""
+"""The tasks of all contenders, and the addresses of Redis and Letta."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def payloads(first: int, count: int, users: int, prefix: str = "t", *, batch: in
 
 
 def turn_path(task: Mapping[str, Any]) -> str:
-    """Where the task's user's agent takes turns."""
+    """The path for turns of the agent of the task's user."""
     return f"/v1/agents/agent-{task['user_id']}/messages"
 
 
 def turn_body(task: Mapping[str, Any]) -> bytes:
-    """The turn as Letta wants it."""
+    """The turn in Letta's format."""
     message = {"role": "user", "content": task["content"], "otid": task["task_id"]}
     return json.dumps({"messages": [message]}).encode()
 
 
 def reply(task: Mapping[str, Any], answer: bytes) -> bytes:
-    """What is published: the contract's fields, from Letta's answer."""
+    """The published reply: the contract's fields, from Letta's answer."""
     messages = json.loads(answer)["messages"]
     text = next(message["content"] for message in messages if message["message_type"] == "assistant_message")
     return json.dumps(

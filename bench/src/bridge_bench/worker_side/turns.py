@@ -1,4 +1,4 @@
-"""The work itself, for workers on asyncio: aiohttp, which every such environment has, and the caller's own Redis."""
+"""The task's work for asyncio workers: aiohttp, which every such environment has, and the caller's own Redis client."""
 
 from __future__ import annotations
 

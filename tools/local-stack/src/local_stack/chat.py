@@ -1,4 +1,4 @@
-"""Talks to the bridge the way any producer does: LPUSH a task, listen for its reply."""
+"""Talks to the bridge as a producer does: LPUSH a task, then listen for its reply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESPONSES = "letta_responses"
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as it came, and how long it took in seconds since the task was pushed."""
+    """A reply as received, and the seconds since its task was pushed."""
 
     reply: dict[str, Any]
     seconds: float
@@ -68,12 +68,12 @@ class Chat:
         return task_id
 
     def short_term(self, user: str) -> list[str]:
-        """What memory-python remembers of a user by itself: its records as JSON text, newest first."""
+        """memory-python's short-term memory of a user: its records as JSON text, newest first."""
         records: list[str] = self._redis.lrange(f"memory:user_sessions:{user}", 0, -1)  # type: ignore[assignment]  # sync
         return records
 
     def answer(self, task_id: str, timeout: float) -> Answer | None:
-        """The reply to a task, None where none came within `timeout` seconds."""
+        """The reply to a task; None if there is none within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while task_id not in self._answers:
             left = deadline - time.monotonic()

@@ -56,7 +56,7 @@ _LAYER: Final = Path(database_module.__file__)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line("markers", "differs(engine, reason): the test does not hold on this engine, and why")
 
 
@@ -97,7 +97,7 @@ def _server(engine: str, postgres_server: Postgres, folder: Path) -> Iterator[st
 
 @contextmanager
 def bouncing(upstream: str, folder: Path, mode: PoolMode, **options: str) -> Iterator[PgBouncer]:
-    """A running PgBouncer; a test that has none is skipped, in CI it fails."""
+    """A running PgBouncer; without one the test is skipped, and in CI it fails."""
     with missing_parts():
         pooler = PgBouncer(folder, upstream=upstream, mode=mode, options=options)
     pooler.start()
@@ -110,7 +110,7 @@ def bouncing(upstream: str, folder: Path, mode: PoolMode, **options: str) -> Ite
 
 @pytest.fixture(scope="session")
 def url_of(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Gives the URL of one database on an engine, the same one each time."""
+    """Returns the URL of a database on an engine, always the same one."""
     with ExitStack() as held:
         folder = tmp_path_factory.mktemp("poolers")
         yield cache(lambda engine: held.enter_context(_server(engine, postgres_server, folder)))
@@ -125,7 +125,7 @@ def engine_url(engine: str, url_of: Callable[[str], str]) -> str:
 
 @pytest.fixture
 def database_config(engine_url: str) -> Iterator[DatabaseConfig]:
-    """A schema nobody else uses; it is made on first use."""
+    """A schema of this test's own, created on first use."""
     schema = f"test_{next(_numbers)}"
     yield DatabaseConfig.model_validate({"db_url": engine_url, "schema_name": schema, "max_connections": 5})
     with psycopg.connect(engine_url, autocommit=True) as connection:
@@ -134,7 +134,7 @@ def database_config(engine_url: str) -> Iterator[DatabaseConfig]:
 
 @pytest.fixture(scope="session")
 def statements_sent() -> set[str]:
-    """Collected over the whole run."""
+    """All statements of the test run."""
     return set()
 
 
@@ -172,7 +172,7 @@ def _is(dialect: Dialect, engine: str) -> bool:
 
 
 def _sent_by_a_test() -> bool:
-    """Whether a test called the database layer, and no code of the project stands between."""
+    """Whether a test called the database layer directly, without other code of the project in between."""
     for frame, _ in traceback.walk_stack(inspect.currentframe()):
         path = Path(frame.f_code.co_filename)
         ours = path.is_relative_to(CHECKOUT) and not path.is_relative_to(CHECKOUT / ".venv")

@@ -20,7 +20,7 @@ SHORT_TERM = 4
 
 @dataclass(frozen=True)
 class User:
-    """Someone who talks, and in which language."""
+    """A user of the conversation, and the language."""
 
     name: str
     lang: str
@@ -46,7 +46,7 @@ class Demo:
         self.failures: list[str] = []
 
     def run(self) -> bool:
-        """Holds the conversation; True where every expectation held."""
+        """Hold the conversation; returns whether every expectation held."""
         self._say(f"\nTwo users talk to the bridge over {self._stack.redis_url}:")
         self._say("each line they say is LPUSHed on letta_requests, each reply comes from letta_responses.")
         with Chat(self._stack.redis_url) as chat:
@@ -159,7 +159,7 @@ def _id(user: User) -> str:
 
 
 def _right(text: str) -> str:
-    """`text` at the right edge of a column; a Chinese character is two places wide."""
+    """`text` right-aligned in a column; a Chinese character is two columns wide."""
     places = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return " " * (_NAME_WIDTH - places) + text
 

@@ -23,13 +23,13 @@ _PUBLISHED_VARIABLES: Final = ("REDIS_URL", "DATABASE_URL", "LETTA_API_URL", "LE
 
 
 def written(variables: Mapping[str, str]) -> bytes:
-    """The content of the file: `NAME=value` lines, without quotes. A value of several lines cannot be told in it."""
+    """The content of the file: `NAME=value` lines, without quotes. It cannot represent values of several lines."""
     lines = [f"{name}={value.strip()}\n" for name, value in variables.items() if len(value.strip().splitlines()) <= 1]
     return "".join(lines).encode(errors="surrogateescape")
 
 
 def running(data: Path) -> dict[str, str] | None:
-    """The variables of the stack that runs on this data directory; None where none does."""
+    """The variables of the stack that runs on this data directory; None if none runs."""
     try:
         with (data / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

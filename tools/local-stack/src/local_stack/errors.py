@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class StackError(Exception):
-    """The stack cannot do what was asked."""
+    """The stack cannot do what the caller requested."""
 
 
 class MissingPart(StackError):
@@ -26,7 +26,7 @@ class MissingPart(StackError):
 
 
 class PortTaken(StackError):
-    """Somebody else listens on the port asked for."""
+    """Another program listens on the port."""
 
 
 class DataInUse(StackError):
@@ -54,4 +54,4 @@ class ServesAnother(StackError):
 
 
 class StartFailed(StackError):
-    """A part ended while starting, or did not become ready in time."""
+    """A process ended while starting, or did not become ready in time."""

@@ -61,7 +61,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def redis_url(redis_server: Valkey) -> str:
-    """An empty Redis, running whatever the test before did to it."""
+    """An empty, running Redis, whatever the previous test did to it."""
     redis_server.resume()
     redis_server.start()
     redis_server.wait_ready()
@@ -115,7 +115,7 @@ def letta(
 
 @pytest.fixture
 def letta_double(tmp_path: Path) -> Iterator[DoubleFactory]:
-    """Makes running doubles of Letta that are killed with the test. One without a file forgets all when it ends."""
+    """Makes running doubles of Letta that end with the test. A double without a file keeps no data after its end."""
     with ExitStack() as held:
 
         def make(file: Path | None = None, **options: Any) -> LettaDouble:
@@ -206,7 +206,7 @@ def _running(process: _P) -> Iterator[_P]:
 
 @contextmanager
 def missing_parts() -> Iterator[None]:
-    """Skips the test where a program is missing; in CI it fails."""
+    """Skip the test if a program is missing; in CI the test fails."""
     try:
         yield
     except MissingPart as error:

@@ -59,7 +59,7 @@ class Letta(Process):
 
 
 def _password(file: Path) -> str:
-    """The password kept in `file`; made on first use, so that agents' clients keep working over a restart."""
+    """The password in `file`, created on first use, so that clients keep working after a restart."""
     if not file.exists():
         file.touch(mode=0o600)
         file.write_text(secrets.token_urlsafe(24))

@@ -1,4 +1,4 @@
-"""The language model the stack talks to: the scripted one, or the operator's."""
+"""The language model of the stack: the scripted one, or the operator's."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class ModelAccess:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What programs read it from."""
+        """The environment variables from which programs read it."""
         return {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": self.api_key}
 
     @property
     def embedding_variables(self) -> dict[str, str]:
-        """What the bridge and memory-python embed with: the model of Letta's agents."""
+        """The variables of the embedding model for the bridge and memory-python: the one of Letta's agents."""
         model = self.embedding.rpartition("/")[2]
         return {"EMBEDDING_BASE_URL": self.url, "EMBEDDING_API_KEY": self.api_key, "EMBEDDING_MODEL": model}
 
 
 def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
-    """The model the operator's environment names; None where it has neither OPENAI_API_KEY nor OPENAI_BASE_URL."""
+    """The model that the operator's environment names; None if it sets neither OPENAI_API_KEY nor OPENAI_BASE_URL."""
     variables = {name: unquoted(trimmed(variables.get(name, ""))) for name in _READ}
     url, key = variables["OPENAI_BASE_URL"], variables["OPENAI_API_KEY"]
     if not url and not key:

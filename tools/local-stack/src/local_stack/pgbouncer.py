@@ -93,7 +93,7 @@ class PgBouncer(Process):
 
 
 def _account(*paths: Path) -> tuple[int, int] | None:
-    """User and group it runs as where we are root, who owns these paths then: it refuses to run as root."""
+    """User and group for PgBouncer, which refuses to run as root; also the owner of these paths."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

@@ -31,7 +31,7 @@ class _Claims:
         self._own: set[int] = set()
 
     def take(self, port: int) -> bool:
-        """Whether it is ours now, and was nobody's before."""
+        """Lock the port; returns whether no other process had it."""
         if port in self._own:
             return False
         try:
@@ -53,7 +53,7 @@ _claims = _Claims()
 
 
 def free_port() -> int:
-    """A port nobody listens on, handed out to nobody else while this process lives: the caller binds it later."""
+    """A port on which no program listens; no other process gets it while this one lives."""
     while True:
         port = _random.choice(_PORT_RANGE)
         if _claims.take(port) and is_free(port):
@@ -61,7 +61,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on it."""
+    """Whether no program listens on the port."""
     try:
         _probe(port)
     except OSError:

@@ -66,7 +66,7 @@ class Postgres(Process):
 
     @property
     def programs(self) -> Path:
-        """Where psql, pg_dump and the like are."""
+        """The directory of psql, pg_dump and the other programs."""
         return _program("psql").parent
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Postgres(Process):
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
     def drop_database(self, name: str) -> None:
-        """Drops it where it exists, ending its sessions."""
+        """Drop the database if it exists, ending its sessions."""
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def _execute(self, statement: sql.Composed) -> None:
@@ -129,7 +129,7 @@ class Postgres(Process):
 
 
 def _account(cluster: Path) -> tuple[int, int] | None:
-    """User and group PostgreSQL runs as where we are root: the owner of existing data, else a system account."""
+    """User and group for PostgreSQL if this process is root: the owner of existing data, otherwise a system account."""
     if os.geteuid() != 0:
         return None
     if cluster.exists():

@@ -79,7 +79,7 @@ class Process:
         return self._child.poll() if self._child else None
 
     def start(self) -> None:
-        """Starts the program and returns at once; does nothing where it runs already."""
+        """Start the program and return at once; does nothing if it is running."""
         if self.running:
             return
         self._end_group()
@@ -123,7 +123,7 @@ class Process:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """Ends it politely, within `stop_timeout` seconds, then by force."""
+        """Stop the program, after `stop_timeout` seconds with SIGKILL."""
         child = self._child
         if child is None:
             return
@@ -141,20 +141,20 @@ class Process:
             self._child.wait()
 
     def pause(self) -> None:
-        """Freezes it: connections stay open and nothing answers, until `resume`."""
+        """Freeze the program: connections stay open without answers, until `resume`."""
         self._signal_group(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal_group(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stops it where it runs, starts it with the same command and port, and waits until it serves."""
+        """Stop the program if it runs, start it with the same command and port, and wait until it is ready."""
         self.stop()
         self.start()
         self.wait_ready()
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last `lines` lines of what it wrote since its last start."""
+        """The last `lines` lines of its log since its last start."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as log:
@@ -162,14 +162,14 @@ class Process:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def last_words(self) -> str | None:
-        """What the program itself said last, where that is a sentence for people: ``PROGRAM: SENTENCE``."""
+        """The program's own last sentence in its log, in the form ``PROGRAM: SENTENCE``, if it wrote one."""
         last = self.log_tail(1)
         sentence = last.removeprefix(f"{Path(self._command[0]).name}: ")
         return None if sentence == last else sentence
 
     @property
     def ending(self) -> str | None:
-        """How the last start ended, for people; None while it runs or before the first start."""
+        """How the last start ended, for people; None while the program runs or before the first start."""
         code = self.returncode
         if code is None:
             return None

@@ -42,7 +42,7 @@ class _Faults:
 
 
 class _Pair:
-    """The two ends of one connection. Their threads close them, so that no descriptor is closed under a reader."""
+    """The two ends of a connection. Their threads close them, so that no descriptor is closed during a read."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client = client
@@ -51,7 +51,7 @@ class _Pair:
         self.pumps = 2
 
     def end(self) -> None:
-        """Has both threads end, and both sockets reset after that."""
+        """Let both threads end, and reset both sockets afterwards."""
         if not self.over:
             self.over = True
             for end in (self.client, self.server):
@@ -106,39 +106,39 @@ class TcpProxy:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
+        """Number of open connections."""
         with self._changed:
             return len(self._pairs)
 
     def cut(self) -> None:
-        """Resets every open connection; new ones are welcome."""
+        """Reset all open connections; new ones are accepted."""
         with self._changed:
             doomed = self._end_all()
             self._changed.wait_for(lambda: not doomed & self._pairs)
 
     def refuse(self) -> None:
-        """Resets every connection and refuses new ones, as where the server is down."""
+        """Reset all connections and refuse new ones, as if the server were down."""
         self._stop_listening()
         self.cut()
 
     def blackhole(self) -> None:
-        """Takes connections but moves no byte in either direction; what is held is delivered after `resume`."""
+        """Accept connections but forward no bytes; held bytes are delivered after `resume`."""
         self._set(replace(self._faults, held=True))
 
     def drop_answers(self) -> None:
-        """Requests arrive, answers vanish; `resume` resets the connections, since a stream with a hole is no use."""
+        """Forward requests and drop answers; `resume` resets the connections, because their streams are incomplete."""
         self._set(replace(self._faults, answers_dropped=True))
 
     def delay(self, *, to_server: float = 0.0, to_client: float = 0.0) -> None:
-        """Delivers what comes from now on so many seconds later."""
+        """Delay all further bytes by this many seconds."""
         self._set(replace(self._faults, delay_to_server=to_server, delay_to_client=to_client))
 
     def cut_after(self, *, to_server: int | None = None, to_client: int | None = None) -> None:
-        """Forwards that many further bytes in a direction, then resets every connection, once."""
+        """Forward this many further bytes in a direction, then reset all connections, once."""
         self._set(replace(self._faults, left_to_server=to_server, left_to_client=to_client))
 
     def resume(self) -> None:
-        """Behaves again."""
+        """End all faults."""
         if self._faults.answers_dropped:
             self.cut()
         self._set(_Faults())

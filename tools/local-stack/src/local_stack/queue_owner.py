@@ -75,6 +75,6 @@ class Queue:
             )
 
     def note(self, data: Path) -> None:
-        """Remember that the stack on this data directory owns it."""
+        """Record that the stack on this data directory owns the queue."""
         if self.identity is not None:
             (data / _QUEUE_ID_FILE).write_text(self.identity)

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 
 class Reaper:
-    """Tells the reaping process which children live. Safe to use from several threads."""
+    """Reports the living children to the reaping process. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,13 +27,13 @@ class Reaper:
         self._process: subprocess.Popen[bytes] | None = None
 
     def guard(self, pid: int) -> None:
-        """Has the process group `pid` killed when this process ends."""
+        """Have the process group `pid` killed when this process ends."""
         with self._lock:
             self._groups.add(pid)
             self._tell(b"+%d\n" % pid)
 
     def release(self, pid: int) -> None:
-        """Forgets the process group `pid`: its number may soon be somebody else's."""
+        """Remove the process group `pid`, whose number may soon be reused."""
         with self._lock:
             self._groups.discard(pid)
             self._tell(b"-%d\n" % pid)

@@ -39,7 +39,7 @@ class ServiceProblems:
         self._next = 0.0
 
     def look(self) -> None:
-        """Ask all services, unless that was done a moment ago."""
+        """Ask all services, unless they were asked a moment ago."""
         if time.monotonic() < self._next:
             return
         for service, url in self._services.items():
@@ -62,12 +62,12 @@ class ServiceProblems:
                 self._announce(f"{service} ({key[1]}): healthy again")
 
     def _is_told(self, service: str, detail: str) -> bool:
-        """Whether another check of the service has the same trouble: one full Redis fails several."""
+        """Whether another check of the service reports the same problem: a full Redis fails several checks."""
         return any(key[0] == service and told == detail for key, told in self._told.items())
 
 
 def _troubles(url: str) -> dict[str, str] | None:
-    """Check -> what is wrong; None where nothing listens, which whoever watches the processes tells."""
+    """Check → problem; None if no process listens, which the supervisor of the processes reports."""
     try:
         with urllib.request.urlopen(f"{url}/readyz?verbose", timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  # http
             return _failed(answer.read())

@@ -1,4 +1,4 @@
-"""The double's agents: made as the real one makes them, listed in pages, with blocks and passages of their own."""
+"""The double's agents: created and listed as by the real server, with their blocks and passages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Agents:
         return web.json_response(found[: int(query.get("limit", "50"))])
 
     async def create(self, request: web.Request) -> web.Response:
-        """Not atomic: the agent is listed before its system message is stored, and `orphan` fails in between."""
+        """Create an agent in two steps: it is listed before its system message is stored; `orphan` fails in between."""
         spec = await request.json()
         if refusal := _refusal(spec):
             return refusal
@@ -81,7 +81,7 @@ class Agents:
         return web.json_response(agent) if agent else unknown(request)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """The agent with its messages and passages; its blocks stay, as in the real one."""
+        """Delete the agent with its messages and passages; its blocks stay, as in the real server."""
         return web.json_response({}) if self._store.delete_agent(request.match_info["agent"]) else unknown(request)
 
     async def history(self, request: web.Request) -> web.Response:
@@ -106,17 +106,17 @@ class Agents:
         return web.json_response(page_of(found[::-1] if newest_first else found, edge, int(query.get("limit", "50"))))
 
     async def blocks(self, request: web.Request) -> web.Response:
-        """Blocks of an agent, or of all that have a label and hold a text."""
+        """Blocks of an agent, or all blocks with a label that contain a text."""
         wanted, label = request.query.get("value_search", ""), request.query.get("label")
         found = self._store.blocks(request.match_info.get("agent"))
         return web.json_response([b for b in found if wanted in b["value"] and label in {None, b["label"]}])
 
     async def block_agents(self, request: web.Request) -> web.Response:
-        """A block here has one agent."""
+        """The agent of a block; the double assigns each block to one agent."""
         return web.json_response(self._store.agents_of_block(request.match_info["block"]))
 
     async def add_block(self, request: web.Request) -> web.Response:
-        """A block of no agent."""
+        """Create a block without an agent."""
         block = await request.json()
         return web.json_response(self._store.add_block(None, block["label"], block["value"]))
 
@@ -134,13 +134,13 @@ class Agents:
 
 
 def unknown(request: web.Request) -> web.Response:
-    """What is said of an agent that does not exist."""
+    """The answer for an agent that does not exist."""
     detail = f"Agent with ID {request.match_info['agent']} not found"
     return web.json_response({"detail": detail}, status=HTTPStatus.NOT_FOUND)
 
 
 def _refusal(spec: dict[str, Any]) -> web.Response | None:
-    """Why no agent can be made of this; None where one can."""
+    """Why no agent can be created from this request; None if one can."""
     if not str(spec.get("model", "")).startswith(_PROVIDERS):
         detail = f"NOT_FOUND: Handle {spec.get('model')} not found, must be one of []"
         return web.json_response({"detail": detail}, status=HTTPStatus.NOT_FOUND)
@@ -159,6 +159,6 @@ def _done(found: bool) -> web.Response:
 
 
 def page_of(found: list[dict[str, Any]], after: str | None, limit: int) -> list[dict[str, Any]]:
-    """So many of those that come after the one with an id."""
+    """This many of the items that follow the one with an id."""
     start = next((place + 1 for place, item in enumerate(found) if item["id"] == after), 0)
     return found[start : start + limit]

@@ -1,4 +1,4 @@
-"""Connections that end too early: before, while and after Letta works, and in the middle of its answer."""
+"""Closes connections early: before, while and after Letta works, and during its answer."""
 
 from __future__ import annotations
 

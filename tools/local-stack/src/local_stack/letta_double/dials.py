@@ -98,7 +98,7 @@ class Dials:
         self.struck[dial.operation] = 0
 
     def clear(self) -> None:
-        """Take everything back."""
+        """Remove all faults."""
         for operation in list(self._dials):
             self._end(operation)
         self.struck.clear()
@@ -108,7 +108,7 @@ class Dials:
             dial.over.set()
 
     def take(self, operation: str, content: str) -> Dial:
-        """The fault that strikes this call; one without a mode where none does."""
+        """The fault that affects this call; one without a mode if there is none."""
         dial = self._dials.get(operation)
         if dial is None or not dial.left or dial.only not in content:
             return Dial()

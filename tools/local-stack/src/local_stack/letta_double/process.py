@@ -1,4 +1,4 @@
-"""The double as a process, and how to make it fail."""
+"""Runs the double as a process, and sets its faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNTIL_HEALED: Final = 2**31
 
 
 class Dialled:
-    """A server whose faults are dialled in at its `url`."""
+    """A server that accepts faults at its `url`."""
 
     url: str
 
@@ -44,11 +44,11 @@ class Dialled:
         httpx.post(f"{self.url}/control", content=json.dumps(dial)).raise_for_status()
 
     def heal(self) -> None:
-        """Take all faults back, and forget what was seen."""
+        """Remove all faults and counters."""
         httpx.delete(f"{self.url}/control").raise_for_status()
 
     def struck(self, operation: str = "send") -> int:
-        """How many calls of the operation have gone wrong as dialled, since the dial was set."""
+        """The number of failed calls of the operation since its fault was set."""
         return int(self.seen()["struck"].get(operation, 0))
 
     def seen(self) -> Mapping[str, Any]:

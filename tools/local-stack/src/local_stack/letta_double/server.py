@@ -123,7 +123,7 @@ class Server:
         return web.json_response([{"handle": handle} for handle in self.profile.embeddings])
 
     async def _stream(self, _request: web.Request) -> web.Response:
-        """Without locks Letta refuses this before it looks for the run."""
+        """Refuse the request; without locks Letta does so before it searches for the run."""
         if self.profile.locks:
             return web.json_response({"detail": "Run not found"}, status=HTTPStatus.NOT_FOUND)
         detail = "Background streaming requires Redis to be running."
@@ -148,7 +148,7 @@ class Server:
         return web.json_response(USAGE)
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        """The runs count as cancelled from now on; their turns go on and are stored."""
+        """Mark the runs as cancelled; their turns continue and are stored."""
         self.store.cancel_runs((await request.json()).get("run_ids") or [])
         return web.json_response({})
 

@@ -56,7 +56,7 @@ class LettaStore:
     def add_agent(
         self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = (), *, created_at: str = ""
     ) -> dict[str, Any]:
-        """An agent without its system message, which Letta stores later."""
+        """Store an agent without its system message, which Letta stores later."""
         agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), created_at or _now())
         self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
         for block in blocks:
@@ -72,7 +72,7 @@ class LettaStore:
         return _agent(row) if row else None
 
     def agents(self, tags: Iterable[str], *, newest_first: bool = False) -> list[dict[str, Any]]:
-        """Those that carry all `tags`, oldest first."""
+        """Agents that have all `tags`, oldest first."""
         wanted = sorted(tags)
         pattern = "%" + "%".join(json.dumps(tag) for tag in wanted) + "%"
         rows = self._connection.execute("SELECT * FROM agents WHERE tags LIKE ? ORDER BY created_at, id", (pattern,))
@@ -85,7 +85,7 @@ class LettaStore:
         return self._connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
 
     def begin_work(self, agent_id: str) -> int:
-        """A turn begins in this process; its number. Beside another of the same agent, in any process, it overlaps."""
+        """Begin a turn and return its number; record an overlap with another turn of the agent, in any process."""
         busy = self._connection.execute("SELECT pid FROM work WHERE agent_id = ?", (agent_id,)).fetchall()
         if any(_is_alive(pid) for (pid,) in busy):
             self._connection.execute("INSERT INTO overlaps VALUES (?)", (agent_id,))
@@ -96,11 +96,11 @@ class LettaStore:
         self._connection.execute("DELETE FROM work WHERE number = ?", (number,))
 
     def at_work(self) -> int:
-        """Turns at work now, over all processes."""
+        """Number of turns in progress in all processes."""
         return sum(_is_alive(pid) for (pid,) in self._connection.execute("SELECT pid FROM work"))
 
     def overlaps(self) -> list[str]:
-        """The agent of each turn that began beside another one of the same agent."""
+        """The agent of each turn that overlapped with another turn of the same agent."""
         return [agent_id for (agent_id,) in self._connection.execute("SELECT agent_id FROM overlaps")]
 
     def forget_overlaps(self) -> None:
@@ -154,7 +154,7 @@ class LettaStore:
         )
 
     def end_run(self, run_id: str, status: str, stop_reason: str) -> None:
-        """The turn is over, also where its run was cancelled meanwhile."""
+        """End the turn's run, even if it was cancelled meanwhile."""
         self._connection.execute(
             "UPDATE runs SET status = ?, stop_reason = ? WHERE id = ?", (status, stop_reason, run_id)
         )
@@ -184,7 +184,7 @@ class LettaStore:
         ]
 
     def store_step(self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
-        """All messages of one step at once; each `role`, `content` and perhaps `otid`. NUL is stripped."""
+        """Store all messages of a step at once; each has `role`, `content` and perhaps `otid`. NUL is stripped."""
         rows = [
             (
                 agent_id,

@@ -1,4 +1,4 @@
-"""A turn in the double of Letta: what is stored when, and how its answer is sent."""
+"""A turn in the double of Letta: when messages are stored, and how the answer is sent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Turns:
         self.most_at_work = 0
 
     async def run(self, agent_id: str, request: Mapping[str, Any], dial: Dial) -> list[dict[str, Any]] | None:
-        """The answer to a request's messages, stored; None where Letta refuses it, at once or at a later step."""
+        """Process a request and return the stored answer; None if Letta refuses it, at once or at a later step."""
         self.begun += 1
         if dial.mode == "status":
             return None
@@ -123,7 +123,7 @@ def _stop_reason(dial: Dial) -> str:
 
 
 async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[str, Any]]) -> web.StreamResponse:
-    """Send a turn's answer, whole or as the dial wants it."""
+    """Send a turn's answer, whole or as the fault requires."""
     body = json.dumps(turn_answer(answer, _stop_reason(dial))).encode()
     transport = request.transport
     if transport is not None:
