@@ -37,7 +37,7 @@ def measured() -> dict[str, dict[str, Any]]:
     return {"throughput": {**about, "rounds": 3, "rows": ROWS}}
 
 
-def test_a_table_shows_ratios_and_what_failed() -> None:
+def test_table_shows_ratios_and_failures() -> None:
     console = Console(width=150, record=True, file=None, quiet=False)
     with console.capture() as printed:
         report.print_figure(console, FIGURE, ROWS)

@@ -106,7 +106,7 @@ async def test_an_error_of_completed_work_is_raised_unless_it_was_cancelled() ->
         await caller
 
 
-async def test_what_ended_tasks_raised_is_logged_with_their_names() -> None:
+async def test_errors_of_ended_tasks_are_logged_with_their_names() -> None:
     async def failing() -> None:
         raise LookupError("why")
 

@@ -135,7 +135,7 @@ async def test_a_model_that_thinks_only_in_streams_is_reported_not_to_think(ask:
     assert len(requests) == 2
 
 
-async def test_a_parameter_that_cannot_be_left_out_is_reported_with_what_to_do(ask: Any) -> None:
+async def test_error_names_a_required_parameter_that_the_model_refuses_and_the_remedy(ask: Any) -> None:
     error, requests = await ask(refuses("Unsupported parameter: 'response_format' is not supported"))
     assert isinstance(error, ModelRefused)
     assert str(error).endswith(

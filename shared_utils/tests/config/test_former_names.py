@@ -110,7 +110,7 @@ def test_a_former_variable_and_the_file_of_another_one_are_both_named(tmp_path: 
     assert {one.old for one in used} == {"OLD_KEY_FILE", "OLDER_KEY"}
 
 
-def test_the_layout_tells_what_became_of_a_name_a_section_and_a_variable() -> None:
+def test_layout_maps_former_names_sections_and_variables_to_present_ones() -> None:
     assert LAYOUT.moved("old.key") == {"old.key": "new.key"}
     assert LAYOUT.moved("old") == {rename.old: rename.new for rename in LAYOUT.renames}
     assert LAYOUT.moved("OLDER_KEY") == {"OLDER_KEY": "new.key"}

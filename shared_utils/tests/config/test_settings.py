@@ -117,7 +117,7 @@ def test_local_file_overrides_only_its_settings(checkout: Any) -> None:
     assert loaded.origins["letta.routing.b"] == str(checkout.local)
 
 
-def test_a_section_by_a_free_name_keeps_the_defaults_of_what_it_leaves_out(checkout: Any) -> None:
+def test_section_with_a_free_name_keeps_the_defaults_of_missing_settings(checkout: Any) -> None:
     named = checkout.read({"letta": {"named": {"default": {}, "luna": {"words": {"zh": "你好"}}}}}).settings.letta.named
     assert named["default"] == Named()
     assert named["luna"].words == {"zh": "你好"}

@@ -57,7 +57,7 @@ def parsed(message: Any) -> Any:
     return json.loads(dump(message))
 
 
-def test_a_task_is_written_as_it_was_read() -> None:
+def test_task_is_serialised_as_it_was_parsed() -> None:
     assert parsed(parse(FULL_TASK)) == FULL_TASK
 
 

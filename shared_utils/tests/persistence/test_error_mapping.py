@@ -30,7 +30,7 @@ _NO_NAME = "could not translate host name to address: Name or service not known"
         ),
     ],
 )
-def test_a_database_that_is_unavailable_says_why_and_what_to_do(error: psycopg.Error, says: str, advice: str) -> None:
+def test_unavailable_database_error_gives_reason_and_remedy(error: psycopg.Error, says: str, advice: str) -> None:
     meant = translate(error, place="bridge on db:5432", user="ada")
     assert isinstance(meant, DatabaseUnavailable)
     wrong, _, then = str(meant).partition("; ")

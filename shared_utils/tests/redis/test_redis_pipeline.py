@@ -97,7 +97,7 @@ async def test_late_reply_of_a_cancelled_call_is_discarded(client: RedisClient, 
     assert await pipeline.execute(("ECHO", "new")) == [b"new"]
 
 
-async def test_a_connection_that_went_away_between_two_calls_is_made_anew(client: RedisClient, other: Any) -> None:
+async def test_connection_lost_between_calls_is_reopened(client: RedisClient, other: Any) -> None:
     pipeline: Any = pipeline_of(client)
     await pipeline.execute(("PING",))
     [gone] = await kept(other)
@@ -108,9 +108,7 @@ async def test_a_connection_that_went_away_between_two_calls_is_made_anew(client
     assert await pipeline.execute(("ECHO", "again")) == [b"again"]
 
 
-async def test_a_connection_that_goes_away_during_a_call_is_an_error_and_made_anew(
-    client: RedisClient, other: Any
-) -> None:
+async def test_connection_lost_during_a_call_raises_and_is_reopened(client: RedisClient, other: Any) -> None:
     pipeline: Any = pipeline_of(client)
     waiting = asyncio.create_task(pipeline.execute(BLOCK))
     await blocked(other)

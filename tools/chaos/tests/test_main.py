@@ -109,7 +109,7 @@ def test_broken_runs_are_repeated_only_on_request_and_marked_on_the_page(chaos: 
     assert "outside the windows named below: **none**" in text
 
 
-def test_the_page_is_made_anew_from_files_without_a_run(chaos: Any) -> None:
+def test_page_is_written_from_files_without_a_run(chaos: Any) -> None:
     chaos("--seed", 5, *faults(*FAULTS))
     chaos("--page", chaos.file())
     assert chaos.ran == []

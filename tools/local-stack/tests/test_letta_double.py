@@ -204,7 +204,7 @@ async def test_a_held_turn_is_answered_when_the_hold_ends(
     assert (await letta.send(agent_id, say("又来", TWO), timeout=5)).text == "echo: 又来"
 
 
-async def test_a_refusal_says_what_it_is_told_until_healed(
+async def test_refusal_has_the_dialled_body_until_healed(
     double: LettaDouble, letta: LettaClient, agent_id: str
 ) -> None:
     body = {"error": {"type": "llm_authentication", "message": "no", "detail": "Incorrect API key provided"}}

@@ -115,7 +115,7 @@ def test_half_close_reaches_the_server_and_its_answer_comes_back(proxy: TcpProxy
     assert got == b"last words"
 
 
-def test_cut_resets_what_is_open_and_welcomes_the_next(proxy: TcpProxy, client: socket.socket) -> None:
+def test_cut_resets_open_connections_and_accepts_new_ones(proxy: TcpProxy, client: socket.socket) -> None:
     assert echoed(client) == b"hello"
     proxy.cut()
     with pytest.raises(ConnectionResetError):

@@ -71,7 +71,7 @@ def test_who_enters_a_database_in_the_making_waits_until_it_is_whole(
             maker.execute(f"DROP DATABASE IF EXISTS {_NAME}")
 
 
-def test_a_statement_that_makes_no_database_keeps_nobody_waiting(gauss: OpenGauss) -> None:
+def test_statement_that_creates_no_database_blocks_no_client(gauss: OpenGauss) -> None:
     with psycopg.connect(gauss.maintenance_url, autocommit=True) as connection:
         with pytest.raises(psycopg.errors.DuplicateDatabase):
             connection.execute(f"CREATE DATABASE {gauss.database}")

@@ -417,7 +417,7 @@ async def test_sessions_are_restored_into_memory(manager: Any, store: CountingSt
     assert await manager.agent_for("user-1", "default", None, letta) == "agent-1"
 
 
-async def test_restoring_does_not_bring_back_what_was_older(manager: Any, store: Any, letta: Any) -> None:
+async def test_restore_does_not_replace_newer_sessions(manager: Any, store: Any, letta: Any) -> None:
     await manager.agent_for("ada", "default", None, letta)
     known = await manager.session("ada", "default")
     await store.merge([replace(known, agent_id="older", version=1)])

@@ -118,7 +118,7 @@ async def test_restore_brings_back_a_user_who_was_erased_before_the_backup_and_r
     assert (report.outcomes, report.erased_since) == ({"restored": 2}, 0)
 
 
-async def test_repeated_restore_does_not_write_an_agent_anew_whose_user_was_erased_in_between(
+async def test_repeated_restore_leaves_out_an_agent_whose_user_was_erased_in_between(
     backup: Any, empty: Any, ledger: Any
 ) -> None:
     other = InMemoryLetta()

@@ -114,7 +114,7 @@ def test_a_providers_refusal_is_reported_in_its_own_words(
         ("Unrecognized request argument supplied: reasoning_effort", "reasoning_effort"),
     ],
 )
-def test_a_parameter_that_the_model_refuses_is_named_with_what_to_set(words: str, parameter: str) -> None:
+def test_error_names_the_parameter_that_the_model_refuses_and_the_remedy(words: str, parameter: str) -> None:
     answer = {"error": {"message": words, "type": "invalid_request_error"}}
     error = refusal(400, as_body(llm("llm_bad_request", f"Error code: 400 - {answer}")))
     assert meaning(error) == "rejected:unsupported_parameter"
@@ -124,7 +124,7 @@ def test_a_parameter_that_the_model_refuses_is_named_with_what_to_set(words: str
     assert "OPENAI_BASE_URL" in str(error)
 
 
-def test_a_parameter_that_the_model_demands_is_named_with_what_to_set() -> None:
+def test_error_names_the_parameter_that_the_model_requires_and_the_remedy() -> None:
     words = "parameter.enable_thinking must be set to false for non-streaming calls"
     error = refusal(400, as_body(llm("llm_bad_request", f"Error code: 400 - {{'error': {{'message': '{words}'}}}}")))
     assert meaning(error) == "rejected:unsupported_parameter"

@@ -319,7 +319,7 @@ async def test_retry_moves_a_task_of_an_overflow_lane_to_its_users_lane(rig: Rig
     assert (turn.number, turn.lane) == (refused.number, lane)
 
 
-async def test_a_stale_position_removes_nobody_elses_letter(rig: Rig) -> None:
+async def test_stale_position_removes_no_other_letter(rig: Rig) -> None:
     await rig.bury("ada", "t1")
     await rig.bury("bo", "t2")
     _, oldest = await rig.letters()
@@ -365,7 +365,7 @@ async def sweep_while_somebody_drops(
     return retried, asked
 
 
-async def test_a_sweep_misses_no_letter_while_somebody_drops_older_ones(rig: Rig) -> None:
+async def test_sweep_misses_no_letter_while_older_ones_are_dropped(rig: Rig) -> None:
     for number in range(230):
         await rig.bury("ada", f"t{number}", "internal" if number % 3 else "malformed")
     meant = [f"t{number}" for number in range(230) if number % 3]
@@ -383,7 +383,7 @@ async def test_sweep_misses_no_letter_if_adjacent_ones_are_removed(rig: Rig) -> 
     assert retried == [f"t{number}" for number in range(30) if f"t{number}" not in going]
 
 
-async def test_a_sweep_keeps_to_its_range_while_somebody_drops_older_letters(rig: Rig) -> None:
+async def test_sweep_keeps_to_its_range_while_older_letters_are_dropped(rig: Rig) -> None:
     for number in range(10):
         await rig.bury("ada", f"t{number}", "internal")
     retried, _ = await sweep_while_somebody_drops(rig, lambda letter: letter.about["task_id"] == "t1", first=4, last=6)

@@ -245,7 +245,7 @@ async def test_an_answer_without_text_falls_back(rig: Rig) -> None:
     assert rig.fallback.answered == [("t1", EmptyAnswer.code)]
 
 
-async def test_a_vanished_agent_is_found_by_its_tags_or_made_anew(rig: Any) -> None:
+async def test_deleted_agent_is_replaced_by_tags_or_by_a_new_agent(rig: Any) -> None:
     rig.push("t1")
     await rig.work_off()
     agent = rig.store.sessions["ada", "default"].agent_id

@@ -21,7 +21,7 @@ def work() -> None:
         shown.end()
 
 
-def test_elsewhere_a_line_says_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_display_prints_a_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     work()
     assert capsys.readouterr().out == "agents: 3 rows\n"
 

@@ -70,7 +70,7 @@ async def test_nothing_is_there_at_first(store: CheckpointStore) -> None:
     assert await store.delete("t") == 0
 
 
-async def test_a_checkpoint_comes_back_as_it_was_put(store: CheckpointStore) -> None:
+async def test_stored_checkpoint_is_read_back_unchanged(store: CheckpointStore) -> None:
     put = Checkpoint(
         "t",
         Blob("raw", _EVERY_BYTE),

@@ -76,7 +76,7 @@ def test_the_right_mode_is_not_refused() -> None:
         ("SSL error: certificate verify failed", "sslrootcert"),
     ],
 )
-def test_a_refused_login_says_what_to_do(message: str, told: str) -> None:
+def test_refused_login_names_the_remedy(message: str, told: str) -> None:
     refusal = login_refusal(f'connection failed: connection to server at "10.1.1.1", port 5432 failed: {message}', "bo")
     assert refusal is not None
     assert told in str(refusal)

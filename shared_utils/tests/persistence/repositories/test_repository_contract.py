@@ -57,7 +57,7 @@ async def ids(repository: Any, *where: Any, **paging: Any) -> list[Any]:
     return [row.id for row in page.rows]
 
 
-async def test_a_row_comes_back_as_it_was_added(conversations: Any) -> None:
+async def test_added_row_is_read_back_unchanged(conversations: Any) -> None:
     record = Conversation(
         title="你好 %s {} \" '", user_id="ada", metadata={"深": [1, 2.5, None, {"a": True}], "empty": ""}
     )

@@ -41,7 +41,7 @@ async def test_nothing_is_found_where_nothing_is(store: PassageStore) -> None:
     assert await store.build_index() == []
 
 
-async def test_a_passage_comes_back_as_it_was_stored(store: PassageStore, passage: Callable[..., Any]) -> None:
+async def test_stored_passage_is_read_back_unchanged(store: PassageStore, passage: Callable[..., Any]) -> None:
     metadata = {"topic": "cats", "year": 2024, "deep": {"list": [1, None, "\N{CAT}"]}, "a\u4e2d": True}
     given = passage("p-1", (0.25, -2.0, 1e-3), source_id="s", metadata=metadata, text="喵 says the 'cat' %s {}")
     assert await store.store(given)
