@@ -58,7 +58,9 @@ def _run(given: argparse.Namespace) -> int:
         )
     if server.pooled:
         say("a connection pooler stands before the database, or may: each of Letta's transactions sets what it needs.")
-    launch.serve(listener, server, password=settings.password, grace=settings.grace)
+    if settings.full_api:
+        say("Letta's whole API answers (LETTA_SERVER_FULL_API): whoever has the password can run code as this process.")
+    launch.serve(listener, server, password=settings.password, full_api=settings.full_api, grace=settings.grace)
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -88,6 +90,7 @@ def _check(given: argparse.Namespace) -> int:
         wait_for_redis(settings.redis, 0)
         show(f"redis     {settings.redis} answers")
     show(f"password  {'set' if settings.password else 'not set: the server will be open'}")
+    show(f"api       {'all of it: LETTA_SERVER_FULL_API is on' if settings.full_api else 'what the bridge uses'}")
     show(f"model     {os.environ.get('OPENAI_BASE_URL', 'OpenAI') if settings.openai_api_key else 'no OpenAI key'}")
     return 0
 
