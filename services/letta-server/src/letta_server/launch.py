@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from letta_server import hardening
 from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
 from letta_server.errors import SettingsRefused
@@ -67,6 +68,7 @@ def serve(listener: socket.socket, server: Server, *, password: str | None, full
         full_api: whether Letta's whole API answers, or only the operations that the bridge uses.
         grace: seconds the requests in flight get.
     """
+    hardening.forbid_inspection()
     app = _letta_app(server)
     guard(app, password=password, full_api=full_api)
     _run(app, listener, grace)
@@ -102,6 +104,7 @@ def _letta_app(server: Server) -> Any:
     _keep_configuration_in_memory()
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
+    hardening.install()
     gc.freeze()
     gc.enable()
     # Letta has read them by now; what its tools start inherits the environment, and needs neither.
