@@ -41,7 +41,13 @@ from letta.server.rest_api.app import app
 documented = [
     [method.upper(), path] for path, methods in app.openapi()["paths"].items() for method in methods
 ]
-routes = [[method, route.path] for route in app.routes for method in getattr(route, "methods", None) or ["GET"]]
+def flat(routes):
+    for route in routes:
+        if hasattr(route, "effective_candidates"):  # an included router, which FastAPI does not flatten
+            yield from flat(route.effective_candidates())
+        else:
+            yield route
+routes = [[method, route.path] for route in flat(app.routes) for method in getattr(route, "methods", None) or ["GET"]]
 print("ROUTES" + json.dumps({"documented": documented, "routes": routes}))
 """
 
