@@ -153,12 +153,13 @@ def test_operators_variables_reach_the_services(compose: Compose) -> None:
         "LETTA_RETRY_ATTEMPTS": "1",
         "LETTA_API_URL": "http://a:1",
     }
-    stack = compose(*_BASE, LETTA_MEMORY_BACKEND="opengauss", **given)["services"]
+    stack = compose(*_BASE, LETTA_MEMORY_BACKEND="opengauss", LETTA_SERVER_FULL_API="true", **given)["services"]
     bridge = stack["letta-bridge"]["environment"]
     assert {name: bridge[name] for name in given} == given
     bridge = compose(*_BASE, LETTA_TIMEOUT="31")["services"]["letta-bridge"]["environment"]
     assert (bridge["LETTA_TIMEOUT"], bridge["LETTA_TIMEOUT_SECONDS"]) == ("31", "")  # a file .env of the last release
     assert stack["letta"]["environment"]["LETTA_PG_HOST"] == "opengauss"
+    assert stack["letta"]["environment"]["LETTA_SERVER_FULL_API"] == "true"
     assert stack["opengauss"]["profiles"] == ["opengauss"]
     assert stack["postgres"]["profiles"] == ["postgres"]
 

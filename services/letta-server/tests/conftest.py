@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -203,10 +204,31 @@ class LettaServer:
         return started.ended(), started.said
 
 
-@pytest.fixture
-def letta_server(tmp_path: Path) -> Iterator[LettaServer]:
+@pytest.fixture(scope="session")
+def letta_command() -> Path:
+    """The installed program, in the environment that has Letta."""
     if not COMMAND.exists():
         pytest.skip("services/letta-server/.venv is not installed")
+    return COMMAND
+
+
+def _address(started: Started) -> str:
+    deadline = time.monotonic() + 120
+    while (found := re.search(r"Letta is ready on (http://\S+)", started.said)) is None:
+        assert started.process.poll() is None, started.said
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found[1]
+
+
+@pytest.fixture
+def ready() -> Callable[[Started], str]:
+    """Waits until a started server says it is ready; returns its address."""
+    return _address
+
+
+@pytest.fixture
+def letta_server(tmp_path: Path, letta_command: Path) -> Iterator[LettaServer]:
     runner = LettaServer(tmp_path)
     yield runner
     for started in runner.started:

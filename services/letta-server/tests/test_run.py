@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import re
 import signal
 import time
 from pathlib import Path
@@ -17,16 +16,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_grou
 
 PASSWORD = "open-sesame-4711"
 AGENT = {"name": "one", "model": "openai-proxy/gpt-4o-mini", "include_base_tools": False}
-
-
-def ready(started: Any) -> str:
-    """The address, as soon as the server says it is ready."""
-    deadline = time.monotonic() + 120
-    while (found := re.search(r"Letta is ready on (http://\S+)", started.said)) is None:
-        assert started.process.poll() is None, started.said
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found[1]
 
 
 def client(address: str, **options: Any) -> httpx.Client:
@@ -48,12 +37,13 @@ def settings(postgres: Any, database: str, model: Any, tmp_path: Path) -> dict[s
 
 
 def test_from_an_empty_server_to_an_agent_that_is_there_after_a_restart(
-    letta_server: Any, settings: dict[str, str], model: Any, tmp_path: Path
+    letta_server: Any, settings: dict[str, str], model: Any, ready: Any, tmp_path: Path
 ) -> None:
     first = letta_server.start("run", "--port", "0", settings=settings)
     with client(ready(first)) as letta:
         assert httpx.get(f"{letta.base_url}/v1/health/", trust_env=False).json()["status"] == "ok"
         assert httpx.get(f"{letta.base_url}/v1/agents/", trust_env=False).status_code == 401
+        assert letta.get("/v1/tools/").status_code == 403
         created = letta.post("/v1/agents/", json=AGENT)
         assert created.status_code == 200, created.text
         agent = created.json()["id"]
@@ -69,8 +59,13 @@ def test_from_an_empty_server_to_an_agent_that_is_there_after_a_restart(
 
     model.asked.clear()
     model.proceed.clear()
-    second = letta_server.start("run", "--port", "0", settings=settings | {"LETTA_SERVER_GRACE": "1"})
+    second = letta_server.start(
+        "run", "--port", "0", settings=settings | {"LETTA_SERVER_GRACE": "1", "LETTA_SERVER_FULL_API": "true"}
+    )
+    assert "LETTA_SERVER_FULL_API" not in first.said
     with client(ready(second)) as letta:
+        assert "LETTA_SERVER_FULL_API" in second.said
+        assert letta.get("/v1/tools/").status_code == 200
         history = letta.get(f"/v1/agents/{agent}/messages").json()
         said = [message["content"] for message in history if message["message_type"] == "assistant_message"]
         assert said == ["hello from the model"]

@@ -86,6 +86,7 @@ def letta_on_double(
         url = gauss.double.url(database.replace(" ", "%20"))
         access = scripted_model.access
         letta = Letta(tmp_path / "letta", database_url=url, locks=(locks.host, locks.port), model=access)
+        letta.environment = (letta.environment or {}) | {"LETTA_SERVER_FULL_API": "true"}
         lettas.append(letta)
         letta.start()
         letta.wait_ready()
@@ -98,24 +99,22 @@ def letta_on_double(
 
 
 @pytest.fixture
-def letta_behind(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., Letta]]:
-    """A real Letta on a database behind a PgBouncer in the given mode."""
+def letta_on(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., Letta]]:
+    """Starts a real Letta, with its whole API, on a database."""
     with ExitStack() as held:
 
-        def start(url: str, mode: Any) -> Letta:
+        def start(url: str, **variables: str) -> Letta:
             locks = Valkey(tmp_path / "locks", durable=False)
             locks.start()
             held.callback(locks.stop)
             locks.wait_ready()
-            pooler = held.enter_context(bouncing(url, tmp_path / "pgbouncer", mode, default_pool_size="8"))
             letta = Letta(
                 tmp_path / "letta",
-                database_url=f"{pooler.url()}?sslmode=disable",
+                database_url=f"{url}?sslmode=disable",
                 locks=(locks.host, locks.port),
                 model=scripted_model.access,
             )
-            size = "8" if mode == "session" else "20"
-            letta.environment = (letta.environment or {}) | {"LETTA_PG_POOL_SIZE": size, "LETTA_PG_MAX_OVERFLOW": "0"}
+            letta.environment = (letta.environment or {}) | {"LETTA_SERVER_FULL_API": "true"} | variables
             letta.start()
             held.callback(letta.stop)
             letta.wait_ready()
@@ -124,8 +123,21 @@ def letta_behind(scripted_model: Any, tmp_path: Path) -> Iterator[Callable[..., 
         yield start
 
 
-def test_letta_lives_on_postgresql(letta: Letta) -> None:
-    assert life(letta) == OUTCOME
+@pytest.fixture
+def letta_behind(letta_on: Callable[..., Letta], tmp_path: Path) -> Iterator[Callable[..., Letta]]:
+    """A real Letta on a database behind a PgBouncer in the given mode."""
+    with ExitStack() as held:
+
+        def start(url: str, mode: Any) -> Letta:
+            pooler = held.enter_context(bouncing(url, tmp_path / "pgbouncer", mode, default_pool_size="8"))
+            size = "8" if mode == "session" else "20"
+            return letta_on(pooler.url(), LETTA_PG_POOL_SIZE=size, LETTA_PG_MAX_OVERFLOW="0")
+
+        yield start
+
+
+def test_letta_lives_on_postgresql(letta_on: Callable[..., Letta], postgres_url: str) -> None:
+    assert life(letta_on(postgres_url)) == OUTCOME
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

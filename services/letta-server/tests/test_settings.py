@@ -27,6 +27,11 @@ def test_unset_settings_have_defaults() -> None:
     assert read(URI | {"LETTA_REDIS_HOST": "cache"}).redis == Redis("cache", 6379)
 
 
+@pytest.mark.parametrize(("said", "meant"), [(None, False), ("", False), ("false", False), ("true", True)])
+def test_only_the_bridges_operations_are_served_unless_configured(said: str | None, meant: bool) -> None:
+    assert read(URI if said is None else URI | {"LETTA_SERVER_FULL_API": said}).full_api is meant
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     settings = read(URI | {"LETTA_REDIS_PORT": "", "LETTA_SERVER_PASSWORD": ""})
     assert (settings.redis, settings.password) == (None, None)
@@ -76,6 +81,7 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (URI | {"LETTA_REDIS_HOST": "redis://cache"}, "only a host"),
         (URI | {"LETTA_SERVER_SECURE": "true"}, "requires a password"),
         (URI | {"LETTA_SERVER_SECURE": "maybe"}, "true or false"),
+        (URI | {"LETTA_SERVER_FULL_API": "ade"}, "LETTA_SERVER_FULL_API must be true or false"),
         (URI | {"LETTA_ENABLE_OPENGAUSS": "perhaps"}, "LETTA_ENABLE_OPENGAUSS must be true or false"),
         (URI | {"LETTA_PG_POOL_SIZE": "many"}, "LETTA_PG_POOL_SIZE must be a whole number"),
         (URI | {"LETTA_SERVER_WAIT": "soon"}, "LETTA_SERVER_WAIT"),

@@ -186,10 +186,8 @@ async def test_write_refuses_an_invalid_agent_file(agents: Agents, tmp_path: Pat
 
 @server_only
 async def test_write_sets_variables_and_keeps_existing_tools(agents: Agents, tmp_path: Path) -> None:
-    client: Any = agents.letta
     name = f"tool_{uuid.uuid4().hex[:8]}"
     source = f'def {name}() -> str:\n    """Say it."""\n    return "it"\n'
-    await client.request("POST", "/v1/tools/", body={"source_code": source, "source_type": "python"})
     agent = await agents.made()
     settings = dict((await agents.store.describe(agent)).settings)
     tool = {
@@ -197,7 +195,7 @@ async def test_write_sets_variables_and_keeps_existing_tools(agents: Agents, tmp
         "name": name,
         "tool_type": "custom",
         "source_type": "python",
-        "source_code": source.replace("it", "something else"),
+        "source_code": source,
     }
     written = {
         "id": "agent-0",
@@ -215,6 +213,9 @@ async def test_write_sets_variables_and_keeps_existing_tools(agents: Agents, tmp
         "tool_exec_environment_variables": {"KEY": ""},
     }
     file = {"agents": [written], **{name: [] for name in LISTS}, "tools": [tool]}
+    (tmp_path / "agent.af").write_text(json.dumps(file))
+    await agents.store.write(tmp_path / "agent.af", {"KEY": "first"})  # the tool exists from now on
+    tool["source_code"] = source.replace("it", "something else")
     (tmp_path / "agent.af").write_text(json.dumps(file))
     described = await agents.store.describe(await agents.store.write(tmp_path / "agent.af", {"KEY": "value"}))
     assert described.variables == {"KEY": "value"}

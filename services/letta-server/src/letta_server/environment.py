@@ -20,6 +20,7 @@ _OURS: Final = (
     # The password middleware is this package's: Letta's prints the password, and its tools' processes would inherit it.
     "LETTA_SERVER_SECURE",
     "LETTA_SERVER_PASSWORD",
+    "LETTA_SERVER_FULL_API",
     "LETTA_PG_HOST",
     "LETTA_PG_PORT",
     "LETTA_PG_USER",

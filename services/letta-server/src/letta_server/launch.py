@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from letta_server import hardening
+from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
@@ -54,7 +56,7 @@ def exit_cleanly_when_stopped() -> None:
     _handle(_leave_at_once)
 
 
-def serve(listener: socket.socket, server: Server, *, password: str | None, grace: float) -> NoReturn:
+def serve(listener: socket.socket, server: Server, *, password: str | None, full_api: bool, grace: float) -> NoReturn:
     """Run Letta until SIGTERM or SIGINT, then let requests in flight finish and exit 0.
 
     The process environment must be ``letta_environment``'s already.
@@ -63,16 +65,28 @@ def serve(listener: socket.socket, server: Server, *, password: str | None, grac
         listener: a bound socket.
         server: the database's.
         password: what every request must carry; None for an open server.
+        full_api: whether Letta's whole API answers, or only the operations that the bridge uses.
         grace: seconds the requests in flight get.
     """
+    hardening.forbid_inspection()
     app = _letta_app(server)
-    if password is not None:
-        from starlette.middleware import Middleware  # noqa: PLC0415 - not in the workspace's environment
-
-        # The innermost place, as Letta's own has it, so that CORS answers come before.
-        app.user_middleware.append(Middleware(PasswordMiddleware, password=password))
+    guard(app, password=password, full_api=full_api)
     _run(app, listener, grace)
     sys.exit(0)
+
+
+def guard(app: Any, *, password: str | None, full_api: bool) -> None:
+    """Put password and allowlist before Letta's application.
+
+    They get the innermost places, as Letta's own password middleware has, so that CORS answers come before. The
+    password is checked first: without it, every operation answers 401 alike, and nothing tells which ones are served.
+    """
+    from starlette.middleware import Middleware  # noqa: PLC0415 - not in the workspace's environment
+
+    if password is not None:
+        app.user_middleware.append(Middleware(PasswordMiddleware, password=password))
+    if not full_api:
+        app.user_middleware.append(Middleware(AllowlistMiddleware))
 
 
 def _letta_app(server: Server) -> Any:
@@ -81,7 +95,8 @@ def _letta_app(server: Server) -> Any:
 
     hooks.install(server.dialect)
     session_settings.install(server.session_settings, pooled=server.pooled)
-    # Without this, Letta writes its API description (2 MB, 1.5 s) to a file at each start; /openapi.json works anyway.
+    # Without this, Letta writes its API description (2 MB, 1.5 s) to a file at each start. With the full API,
+    # /openapi.json works anyway.
     sys.argv = [sys.argv[0], "--no-generation"]
     gc.disable()  # millions of objects that stay: collecting while they are made costs a second and frees nothing
     _import_inflect()
@@ -89,6 +104,7 @@ def _letta_app(server: Server) -> Any:
     _keep_configuration_in_memory()
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
+    hardening.install()
     gc.freeze()
     gc.enable()
     # Letta has read them by now; what its tools start inherits the environment, and needs neither.

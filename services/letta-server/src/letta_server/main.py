@@ -61,7 +61,9 @@ def _run(given: argparse.Namespace) -> int:
             "a connection pooler is, or may be, in front of the database: each of Letta's transactions sets its "
             "own session settings."
         )
-    launch.serve(listener, server, password=settings.password, grace=settings.grace)
+    if settings.full_api:
+        say("Letta's whole API answers (LETTA_SERVER_FULL_API): whoever has the password can run code as this process.")
+    launch.serve(listener, server, password=settings.password, full_api=settings.full_api, grace=settings.grace)
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -91,6 +93,7 @@ def _check(given: argparse.Namespace) -> int:
         wait_for_redis(settings.redis, 0)
         show(f"redis     {settings.redis} answers")
     show(f"password  {'set' if settings.password else 'not set: the server will accept requests without a password'}")
+    show(f"api       {'all of it: LETTA_SERVER_FULL_API is on' if settings.full_api else 'what the bridge uses'}")
     show(f"model     {os.environ.get('OPENAI_BASE_URL', 'OpenAI') if settings.openai_api_key else 'no OpenAI key'}")
     return 0
 

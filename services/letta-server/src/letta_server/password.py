@@ -7,13 +7,9 @@ headers and the same open paths.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Final
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from letta_server.asgi import App, Receive, Scope, Send, refuse
 
 _OPEN: Final = {f"/{version}/{probe}" for version in ("v1", "latest") for probe in ("health", "ready")}
 _REFUSAL: Final = b'{"detail":"Unauthorized"}'
@@ -30,12 +26,8 @@ class PasswordMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._allowed(scope):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
         else:
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_REFUSAL)).encode())]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": _REFUSAL})
+            await refuse(scope, send, status=401, body=_REFUSAL)
 
     def _allowed(self, scope: Scope) -> bool:
         if scope["path"].removesuffix("/") in _OPEN:

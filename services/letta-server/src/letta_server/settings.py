@@ -40,6 +40,8 @@ class Settings:
     """For Letta's locks; None means Letta runs without them, which only a single caller per agent survives."""
     password: str | None = field(repr=False)
     """Every request must carry it; None means an open server."""
+    full_api: bool
+    """Whether Letta's whole API answers, as an editor (ADE) needs it, or only the operations that the bridge uses."""
     encryption_key: str | None = field(repr=False)
     openai_api_key: str | None = field(repr=False)
     wait: float
@@ -80,6 +82,7 @@ class Settings:
             connections=_count(given, "LETTA_PG_POOL_SIZE", 25) + _count(given, "LETTA_PG_MAX_OVERFLOW", 10),
             redis=_redis(given),
             password=password,
+            full_api=_switch(given, "LETTA_SERVER_FULL_API") or False,
             encryption_key=_secret(given, _ENCRYPTION_KEY),
             openai_api_key=openai_api_key,
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
