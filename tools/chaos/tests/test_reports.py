@@ -85,6 +85,16 @@ def test_page_names_the_window_of_counted_turns_under_every_fault() -> None:
     assert ALWAYS["left_out"] not in page(Results(PLAN, [run_of("redis/kill")]), catalogue())
 
 
+def test_page_names_no_directory_of_the_machine_and_counts_equal_observations() -> None:
+    run = run_of("redis/kill")
+    run.remarks += ["'restore /home/小明/runs/environment-3/backup-7' ended with 1", *["set aside"] * 2]
+    observed = page(Results(PLAN, [run]), catalogue()).partition("## Further observations\n\n")[2]
+    assert observed.splitlines()[:2] == [
+        "- **redis/kill**: 'restore …/environment-3/backup-7' ended with 1",
+        "- **redis/kill**: set aside (2 times)",
+    ]
+
+
 def test_line_of_a_broken_run_has_the_command_to_repeat_it() -> None:
     broken = line(run_of(named_pair("redis/kill+letta/kill@recovery", catalogue()), Finding("lost", "gone", ADA)))
     assert "BROKEN" in broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,18 +33,19 @@ _MEANING: Final[Mapping[str, str]] = {
 }
 _INTRODUCTION: Final = """\
 Each run drives a conversation of many users through two bridges, injects a fault during it, and checks the promises
-from
-outside. Some users talk to two personas, some switch permanent memory off and on meanwhile. Each message contains its
-number. **0**: the run tested the promise, and it held. **–**: the run does not test the promise. **3\\***: the promise
-was broken three times, inside a window that the end of this page names. Promises broken outside a window are faults.
+from outside. Some users talk to two personas, some switch permanent memory off and on meanwhile. Each message contains
+its number. **0**: the run tested the promise, and it held. **–**: the run does not test the promise. **3\\***: the
+promise was broken three times, inside a window that the end of this page names. Promises broken outside a window are
+faults.
 
 The lease is 3 s instead of 30 s, so that runs are short; recovery after a kill grows with the lease. **Recovery** is
-the
-time from the beginning of the fault to the reply, over all tasks that were unanswered at that moment; it includes the
-duration of the fault. It means little if a fault affects only turns that begin later (`letta/401` to `letta/twice`), or
-if no task waits for the broken service (`postgres/`). One run per row shows that the stack can survive a fault, not how
-often it does not.
+the time from the beginning of the fault to the reply, over all tasks that were unanswered at that moment; it includes
+the duration of the fault. It means little if a fault affects only turns that begin later (`letta/401` to
+`letta/twice`), or if no task waits for the broken service (`postgres/`). One run per row shows that the stack can
+survive a fault, not how often it does not.
 """
+_ABSOLUTE: Final = re.compile(r"(?<![\w.])/[^\s']+(?=/environment-\d)")
+"""The directory of a run's environment: a path of the machine that ran it."""
 _STRUCK_NOTHING: Final = "the condition it waits for did not occur in its run, so it had no effect"
 _HEADS: Final = ("runs", "tasks", "letta", "memory", "error", *PROMISES.values(), "recovery, s: p50 / most")
 _PAIRS: Final = """\
@@ -186,7 +188,7 @@ def _windows(runs: Sequence[Run], faults: Mapping[str, Fault]) -> Iterable[str]:
 
 
 def _remarks(runs: Sequence[Run]) -> Iterable[str]:
-    told = Counter((run.name, remark) for run in runs for remark in run.remarks)
+    told = Counter((run.name, _ABSOLUTE.sub("…", remark)) for run in runs for remark in run.remarks)
     if told:
         yield "## Further observations\n"
         for (name, remark), times in sorted(told.items()):
