@@ -374,3 +374,34 @@ async def test_a_repeated_settlement_is_distinguished_from_an_answer_that_came_t
     fetched = await first.settle_and_fetch([answered(repeated), answered(late)], 0)
     assert fetched.refused == {repeated.receipt: Refusal.REPEATED, late.receipt: Refusal.TAKEN_OVER}
     assert (await first.status()).counters["answers_refused"] == 1
+
+
+@pytest.mark.parametrize("user", ["ada", "ada~again:1-1", "小明"])
+@pytest.mark.parametrize("first", ["task_id", "user_id"])
+async def test_a_restored_turn_comes_with_the_kept_reply_and_missed_turns_of_its_user(
+    rig: Any, first: str, user: str
+) -> None:
+    def task(task_id: str) -> bytes:
+        ids = {"task_id": task_id, "user_id": user}
+        return json.dumps({first: ids[first], **ids, "content": "你好"}, ensure_ascii=False).encode()
+
+    killed, other = rig.bridge("a"), rig.bridge("b")
+    await killed.settle_and_fetch([], 1)
+    await other.settle_and_fetch([], 1)
+    await rig.push(task("t1"))
+    (turn,) = (await killed.settle_and_fetch([], 1)).turns
+    reply = json.dumps({"task_id": "t1", "user_id": user, "error": True, "retryable": True}).encode()
+    end = Settlement(turn.receipt, Outcome.ERROR, user_id=user, task_id="t1", reply=reply, missed=(b'{"missed":1}',))
+    assert (await killed.settle_and_fetch([end], 0)).settled == [True]
+    await rig.save()
+    await rig.push(task("t1"))
+    (turn,) = (await killed.settle_and_fetch([], 1)).turns
+    await rig.lose_writes()
+    await rig.push(task("t2"))
+    assert len((await other.settle_and_fetch([], 5)).turns) == 1  # now t1 is restored into a lane beside its user's
+    assert await restored(killed, turn) == set()
+    await rig.expire_leases()
+    turns = {json.loads(one.payload)["task_id"]: one for one in (await other.settle_and_fetch([], 5)).turns}
+    assert turns["t1"].kept_reply == turn.kept_reply
+    assert turns["t1"].missed == 1
+    assert turns["t1"].choice is None or turns["t1"].choice.user_id == user

@@ -188,8 +188,10 @@ local function hand_out(lane, receipt)
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
     else
-        local user, task_id = user_of(lane), leading_task_id(payload)
-        if not (user and task_id) then  -- the lane of a user tells what was decoded when the task was routed
+        -- A lane's name without ~ is what was decoded when the task was routed: its user.
+        local user, task_id = not string.find(lane, '~', 1, true) and lane or nil, nil
+        task_id = user and leading_task_id(payload)
+        if not task_id then
             user, task_id = read_ids(payload, longest_lane)
         end
         if user then
