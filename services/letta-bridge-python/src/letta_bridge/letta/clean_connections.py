@@ -25,13 +25,9 @@ class CleanRequest(aiohttp.ClientRequest):
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Write the request. Raises StaleConnection if the connection already contains an unrequested answer."""
-        connection = conn.protocol
-        if connection is not None and connection.should_close:
+        if conn.protocol is not None and conn.protocol.should_close:
             raise StaleConnection
-        response = await super().send(conn)
-        if isinstance(response, CleanResponse):
-            response.connection_used = connection
-        return response
+        return await super().send(conn)
 
 
 class CleanResponse(aiohttp.ClientResponse):
@@ -39,19 +35,26 @@ class CleanResponse(aiohttp.ClientResponse):
 
     _answers: Final = RepeatedAnswers()
     _numbers: Final = count()
-    connection_used: ResponseHandler | None = None
+    _connection_used: ResponseHandler | None = None
+
+    async def start(self, connection: Connection) -> CleanResponse:
+        """Read the head. After a refusal the connection is not used again: two refusals may well be equal."""
+        self._connection_used = connection.protocol
+        await super().start(connection)
+        if self._connection_used is not None and self.status != HTTPStatus.OK:
+            self._connection_used.force_close()
+        return self
 
     async def whole(self) -> bytes:
-        """The body. To be called before anything else is waited for, so that no other request has the connection yet.
-
-        Raises:
-            aiohttp.ServerDisconnectedError: it is an earlier request's answer, once more.
-        """
-        connection = self.connection_used
-        if self.status != HTTPStatus.OK and connection is not None:
-            connection.force_close()  # two refusals may well be alike
+        """The body. Raises aiohttp.ServerDisconnectedError if it is an earlier request's answer, once more."""
         body = await self.read()
+        connection = self._connection_used
         if connection is not None and self._answers.repeats(connection, next(self._numbers), body):
             connection.close()
             raise aiohttp.ServerDisconnectedError("The connection delivered an earlier request's answer again.")
         return body
+
+    def distrust(self) -> None:
+        """Close the connection: what came was no answer, so the true one may follow and look like the next one's."""
+        if self._connection_used is not None:
+            self._connection_used.close()

@@ -117,16 +117,20 @@ class LettaClient:
             "messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages],
             TOOL_KWARG_LABEL: messages[-1].otid,
         }
-        status, headers, body = await self._post(self._turns_url(agent_id), _as_json(turn), timeout)
-        if status not in _SUCCESS_STATUSES:
+        response, body = await self._post(self._turns_url(agent_id), _as_json(turn), timeout)
+        if response.status not in _SUCCESS_STATUSES:
             sent = [message.content for message in messages]
-            raise refusal(status, body, retry_after=headers.get("Retry-After"), sent=sent)
+            raise refusal(response.status, body, retry_after=response.headers.get("Retry-After"), sent=sent)
         try:
-            return parse_answer(body)
+            answer = parse_answer(body)
         except ValueError:
+            response.distrust()
             raise OutcomeUnknown(
-                f"The server that answered with status {status} at Letta's address is not Letta."
+                f"The server that answered with status {response.status} at Letta's address is not Letta."
             ) from None
+        if not answer.text:
+            response.distrust()
+        return answer
 
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
@@ -390,23 +394,20 @@ class LettaClient:
     def _url_of_turns(self, agent_id: str) -> URL:
         return URL(f"{self._base_url}/v1/agents/{quote(agent_id, safe='')}/messages", encoded=True)
 
-    async def _post(self, url: URL, body: bytes, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, url: URL, body: bytes, timeout: float) -> tuple[CleanResponse, bytes]:
         if self._turns.closed:
             raise LettaUnavailable("The connection to Letta was closed by the bridge itself.")
         # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
-        try:
-            async with self._turns.post(
-                url,
-                data=body,
-                timeout=limits,
-                allow_redirects=False,
-            ) as response:
-                return response.status, response.headers, await cast("CleanResponse", response).whole()
-        except StaleConnection:
-            return await self._post(url, body, timeout)  # on the next connection, at last on a new one
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            raise transport_failure(error, reads=False) from error
+        while True:
+            try:
+                async with self._turns.post(url, data=body, timeout=limits, allow_redirects=False) as response:
+                    clean = cast("CleanResponse", response)
+                    return clean, await clean.whole()
+            except StaleConnection:
+                continue  # on the next connection, at last on a new one
+            except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+                raise transport_failure(error, reads=False) from error
 
     async def _listed(self, tags: Sequence[str], *, match_all: bool) -> list[AgentRef]:
         """The agents that carry all of these tags, or one of them, oldest first."""
