@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder, Recorders
 
 
@@ -28,3 +30,17 @@ def test_each_recorder_with_the_hook_is_called() -> None:
     recorders.retried("timeout")
     recorders.lease_lost()
     assert first.causes == second.causes == ["timeout"]
+
+
+def test_a_defect_of_one_recorder_is_logged_once_and_reaches_no_turn_nor_the_others() -> None:
+    class Broken(Recorder):
+        def retried(self, cause: str) -> None:
+            raise LookupError(cause)
+
+    sound = Retries()
+    recorders = Recorders(Broken(), sound)
+    with capture_logs() as logged:
+        recorders.retried("timeout")
+        recorders.retried("conflict")
+    assert sound.causes == ["timeout", "conflict"]
+    assert [line["event"] for line in logged] == ["telemetry_failed"]

@@ -32,7 +32,7 @@ class Telemetry:
         self.metrics = BridgeMetrics()
         self._settings = settings
         self._tracing = _tracing(settings)
-        self.recorder: Recorder = Recorders(self.metrics, self._tracing) if self._tracing else self.metrics
+        self.recorder: Recorder = Recorders(self.metrics, *((self._tracing,) if self._tracing else ()))
 
     def letta(self, url: str, port: LettaPort) -> LettaPort:
         """One Letta server, measured and traced."""

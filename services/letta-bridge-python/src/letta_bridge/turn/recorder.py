@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from letta_bridge.request_queue.port import FetchResult, Refusal, Settlement, Turn
+from shared_utils.observability import logs
+
+_log = logs.get("letta_bridge.recorder")
 
 
 class Recorder:
@@ -46,7 +49,7 @@ NO_RECORDER: Final = Recorder()
 
 
 class Recorders(Recorder):
-    """Combines several recorders: each hook calls the recorders that implement it."""
+    """Combines recorders: each hook calls the recorders that implement it. A defect of one never reaches a turn."""
 
     def __init__(self, *recorders: Recorder) -> None:
         for name, default in vars(Recorder).items():
@@ -56,8 +59,15 @@ class Recorders(Recorder):
 
 
 def _each(hooks: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    reported: set[Callable[..., None]] = set()
+
     def call_each(*arguments: Any) -> None:
         for hook in hooks:
-            hook(*arguments)
+            try:
+                hook(*arguments)
+            except Exception:  # noqa: BLE001  # whatever it is: it must not reach the turn
+                if hook not in reported:
+                    reported.add(hook)
+                    _log.exception("telemetry_failed", hook=hook.__qualname__)
 
     return call_each

@@ -221,8 +221,8 @@ class Intake:
         self._wake.set()
 
     def _outcome(self, turn: Turn, settlement: Settlement, seconds: float) -> None:
-        self._recorder.ended(turn, settlement, seconds)
         self._outcomes.add(settlement)
+        self._recorder.ended(turn, settlement, seconds)
         self._wake.set()
 
     def _exhausted(self, turn: Turn, error: OutOfResources, begun: bool) -> None:
