@@ -41,8 +41,8 @@ def test_from_an_empty_server_to_an_agent_that_is_there_after_a_restart(
 ) -> None:
     first = letta_server.start("run", "--port", "0", settings=settings)
     with client(ready(first)) as letta:
-        assert httpx.get(f"{letta.base_url}/v1/health/", trust_env=False).json()["status"] == "ok"
-        assert httpx.get(f"{letta.base_url}/v1/agents/", trust_env=False).status_code == 401
+        assert httpx.get(f"{letta.base_url}/v1/health/", trust_env=False, timeout=60).json()["status"] == "ok"
+        assert httpx.get(f"{letta.base_url}/v1/agents/", trust_env=False, timeout=60).status_code == 401
         assert letta.get("/v1/tools/").status_code == 403
         created = letta.post("/v1/agents/", json=AGENT)
         assert created.status_code == 200, created.text

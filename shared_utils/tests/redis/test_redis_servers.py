@@ -140,7 +140,7 @@ def test_a_unix_socket_on_uvloop(guarded: Any) -> None:
 
 async def test_a_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
     said = await refusal(RedisSettings(url=f"unix://{tmp_path}/none.sock"))
-    assert "cannot be reached: there is no such socket; correct the path" in said
+    assert "cannot be reached: the socket does not exist; correct the path" in said
 
 
 @pytest.fixture(scope="module")

@@ -256,8 +256,8 @@ async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(ag
     await agents.told(agent, "before")
     otid = "3b9c4d0e-0000-4000-8000-000000000001"
     body = b'{"messages": [{"role": "user", "content": "half \\ud83d here", "otid": "%s"}]}' % otid.encode()
-    status, _, _ = await agents.letta._post(agents.letta._turns_url(agent), body, 60)
-    assert status == 200
+    response, _ = await agents.letta._post(agents.letta._turns_url(agent), body, 60)
+    assert response.status == 200
     await agents.told(agent, "after")
     path = tmp_path / snapshot_name(agent)
     taken = await capture(agents.store, agent, path)
