@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 import sys
 from asyncio.streams import StreamReader, StreamWriter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -21,47 +20,70 @@ from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import TurnMessage
 
 
-@pytest.fixture(params=["while the connection is idle", "after the next request"])
-async def repeating_letta(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    """Says each turn's agent back, twice; gives its address and a list of the agents asked."""
-    asked = []
-    late = request.param == "after the next request"
+@contextlib.asynccontextmanager
+async def client_of(converse: Callable[[StreamReader, StreamWriter], Awaitable[None]]) -> AsyncIterator[LettaClient]:
+    """A client of a server that talks so on each connection, until the client leaves; all are closed at the end."""
+    conversations: list[Any] = []
 
-    async def serve(reader: Any, writer: StreamWriter) -> None:
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        conversations.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await converse(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    client = LettaClient(f"http://{host}:{port}")
+    try:
+        yield client
+    finally:
+        await client.close()
+        await asyncio.gather(*conversations)
+        server.close()
+
+
+async def asked_agent(reader: StreamReader) -> bytes:
+    """Reads a turn; whose it is."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    agent = re.search(rb"agents/([\w-]+)/", head)
+    assert length is not None
+    assert agent is not None
+    await reader.readexactly(int(length[1]))
+    return agent[1]
+
+
+def answer_of(agent: bytes) -> bytes:
+    return b'{"messages":[{"message_type":"assistant_message","content":"I am %b"}]}' % agent
+
+
+def response(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while the connection is idle", "after the next request"])
+async def test_duplicate_answer_is_never_given_to_another_request(late: bool) -> None:
+    asked = []
+    repeated = asyncio.Semaphore(0)
+
+    async def twice(reader: StreamReader, writer: StreamWriter) -> None:
         again = b""
-        while head := await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b"":
-            await reader.readexactly(int(re.findall(rb"content-length: (\d+)", head.lower())[0]))
-            agent = re.findall(rb"agents/([\w-]+)/", head)[0].decode()
-            asked.append(agent)
-            said = {"messages": [{"message_type": "assistant_message", "content": f"I am {agent}"}]}
-            body = json.dumps(said).encode()
-            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        while True:
+            agent = await asked_agent(reader)
+            asked.append(agent.decode())
+            answer = response(answer_of(agent))
             writer.write(again + answer)
             if late:
                 again = answer
-                continue
-            await asyncio.sleep(0.05)  # by then the connection waits for its next request
-            writer.write(answer)
+            else:
+                await asyncio.sleep(0.05)  # by then the connection waits for its next request
+                writer.write(answer)
+            repeated.release()
 
-    async def guarded(reader: StreamReader, writer: StreamWriter) -> None:
-        try:
-            await serve(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(guarded, "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()
-    yield f"http://{address[0]}:{address[1]}", asked
-    server.close()
-
-
-async def test_duplicate_answer_is_never_given_to_another_request(repeating_letta: tuple[Any, ...]) -> None:
-    url, asked = repeating_letta
-    client = LettaClient(url)
     unknown = 0
-    try:
+    async with client_of(twice) as client:
         for number in range(4):
             try:
                 answer = await client.send(f"agent-{number}", [TurnMessage("user", "你好", "o")], timeout=5)
@@ -69,11 +91,10 @@ async def test_duplicate_answer_is_never_given_to_another_request(repeating_lett
                 unknown += 1
             else:
                 assert answer.text == f"I am agent-{number}"
-            await asyncio.sleep(0.1)
-    finally:
-        await client.close()
+            await repeated.acquire()
+            await asyncio.sleep(0.1)  # the copy arrives
     assert asked == ["agent-0", "agent-1", "agent-2", "agent-3"]
-    assert unknown <= 2  # a repeated answer costs the connection, so that the next turn has a new one
+    assert unknown in {0, 2}  # a repeated answer costs the connection, so that the next turn has a new one
 
 
 async def test_any_number_of_stale_connections_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,83 +106,43 @@ async def test_any_number_of_stale_connections_is_passed_over(monkeypatch: pytes
         return await aiohttp.ClientRequest.send(request, conn)
 
     monkeypatch.setattr(CleanRequest, "send", send)
-    served: list[Any] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.append(asyncio.current_task())
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-            await reader.read()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+    async def once(reader: StreamReader, writer: StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response(b"{}"))
+        await reader.read()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    client = LettaClient(f"http://{host}:{port}")
-    try:
+    async with client_of(once) as client:
         assert (await client.send("agent-1", [TurnMessage("user", "你好", "o")], timeout=30)).text == ""
-    finally:
-        await client.close()
-        await asyncio.gather(*served)
-        server.close()
 
 
 @pytest.mark.parametrize("stub", [b"", b"<html>", b'{"status":"working"}', b'{"messages":[]}'], ids=repr)
 async def test_the_true_answer_behind_a_stub_is_never_given_to_the_next_request(stub: bytes) -> None:
-    served: list[Any] = []
+    async def late(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            agent = await asked_agent(reader)
+            for body in (stub, answer_of(agent)):
+                writer.write(response(body))
+                await writer.drain()
+                await asyncio.sleep(0.01)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.append(asyncio.current_task())
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                found = re.search(rb"content-length: (\d+)", head.lower())
-                assert found is not None
-                await reader.readexactly(int(found[1]))
-                agent = head.split(b"/")[3]
-                said = b'{"messages":[{"message_type":"assistant_message","content":"I am %s"}]}' % agent
-                for body in (stub, said):
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                    await writer.drain()
-                    await asyncio.sleep(0.01)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    client = LettaClient(f"http://{host}:{port}")
-    try:
+    async with client_of(late) as client:
         for number in range(4):
             with contextlib.suppress(OutcomeUnknown):
                 answer = await client.send(f"agent-{number}", [TurnMessage("user", "你好", "o")], timeout=5)
                 assert answer.text in {"", f"I am agent-{number}"}
-    finally:
-        await client.close()
-        await asyncio.gather(*served)
-        server.close()
 
 
 async def test_lookups_share_no_connection() -> None:
     seen = []
 
-    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+    async def nothing(reader: StreamReader, writer: StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         seen.append(writer.get_extra_info("peername"))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]")
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
-        writer.close()
+        writer.write(response(b"[]"))
+        await reader.readuntil(b"\r\n\r\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    client = LettaClient(f"http://{host}:{port}")
-    try:
+    async with client_of(nothing) as client:
         for _ in range(3):
             assert await client.find_agents(["user:小明"]) == []
-    finally:
-        await client.close()
-        server.close()
     assert len(set(seen)) == 3
