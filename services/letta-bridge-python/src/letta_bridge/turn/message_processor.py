@@ -118,7 +118,9 @@ class MessageProcessor:
             end = await self._outcome(job, lease)
         except (LeaseLost, OutOfResources):
             raise
-        except Exception as error:  # noqa: BLE001  # each is looked at: see _failed
+        except Exception as error:
+            if is_exhaustion(error):
+                raise OutOfResources from error
             job = job or (None if isinstance(error, MalformedMessage) else self._readable(turn))
             try:
                 end = await self._failed(turn, job, lease, error)
@@ -131,13 +133,11 @@ class MessageProcessor:
         return end
 
     async def _failed(self, turn: Turn, job: Job | None, lease: Lease, error: Exception) -> Settlement:
-        """The settlement of a turn whose task cannot be worked off. Raises ``error`` where this host is exhausted."""
+        """The settlement of a turn whose task cannot be processed."""
         if isinstance(error, MalformedMessage):
             return self._dead_letter(turn, job, error)
         if isinstance(error, UnprocessableTask):
             return await self._answered_before(job, lease) or self._dead_letter(turn, job, error)
-        if is_exhaustion(error):
-            raise error
         # A defect must not stop the turns of other users.
         _log.exception("turn_failed", receipt=turn.receipt)
         if job is not None:
