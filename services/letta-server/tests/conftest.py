@@ -212,6 +212,24 @@ def letta_command() -> Path:
     return COMMAND
 
 
+@pytest.fixture(scope="session")
+def run_with_letta(letta_command: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_with_letta(program, home, **variables)``: runs a Python program that may import Letta, in ``home``."""
+
+    def run(program: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [letta_command.with_name("python"), "-c", program],
+            cwd=home,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "LETTA_DIR": str(home), **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
 def _address(started: Started) -> str:
     deadline = time.monotonic() + 120
     while (found := re.search(r"Letta is ready on (http://\S+)", started.said)) is None:

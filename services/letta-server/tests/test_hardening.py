@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -76,17 +77,8 @@ def test_process_is_closed_to_inspection_by_its_user() -> None:
 @pytest.mark.letta
 @pytest.mark.integration
 @pytest.mark.xdist_group("letta-server")
-def test_annotation_is_not_evaluated(letta_command: Path, tmp_path: Path) -> None:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LETTA_DIR": str(tmp_path)}
-    ran = subprocess.run(
-        [letta_command.with_name("python"), "-c", EVALUATE],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_annotation_is_not_evaluated(run_with_letta: Callable[..., Any], tmp_path: Path) -> None:
+    ran = run_with_letta(EVALUATE, tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "{'a': [1, 2]}"
     assert not (tmp_path / "evaluated").exists()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,24 +59,10 @@ class Routes:
 
 
 @pytest.fixture(scope="module")
-def routes(letta_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Routes:
+def routes(run_with_letta: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Routes:
     """What Letta's application routes, by method and path template."""
-    home = tmp_path_factory.mktemp("routes")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "LETTA_DIR": str(home),
-        "LETTA_PG_URI": "postgresql://nobody@127.0.0.1:1/none?sslmode=disable",  # never connected to
-    }
-    ran = subprocess.run(
-        [letta_command.with_name("python"), "-c", ROUTES],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    database = "postgresql://nobody@127.0.0.1:1/none?sslmode=disable"  # never connected to
+    ran = run_with_letta(ROUTES, tmp_path_factory.mktemp("routes"), LETTA_PG_URI=database)
     found = re.search(r"^ROUTES(.*)$", ran.stdout, re.MULTILINE)
     assert found is not None, ran.stderr
     listed = {name: frozenset(map(tuple, operations)) for name, operations in json.loads(found[1]).items()}
