@@ -363,9 +363,9 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _too_deep(task: Task, limit: int) -> bool:
-    if not task.model_extra and not task.meta.model_extra:
-        return False
-    level: list[Any] = [*(task.model_extra or {}).values(), *(task.meta.model_extra or {}).values()]
+    level: list[Any] = [
+        value for extra in (task.model_extra, task.meta.model_extra) if extra for value in extra.values()
+    ]
     for _ in range(limit):
         level = [
             child

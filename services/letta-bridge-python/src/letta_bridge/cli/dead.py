@@ -14,6 +14,7 @@ from letta_bridge.former_codes import present_code
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from shared_utils.redis.connection import RedisClient
+from shared_utils.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -169,8 +170,8 @@ def _remove(
 
     with progress_told(
         lambda: (
-            f"{_letters(len(removed))} {did}, and perhaps one more; the others are still there: repeat the command "
-            "to go on"
+            f"{counted(len(removed), 'letter')} {did}, and perhaps one more; the others are still there: repeat the "
+            "command to go on"
         ),
         as_record if as_json else None,
     ):
@@ -180,11 +181,11 @@ def _remove(
     if as_json:
         print_json({**as_record(), "left": left})
     else:
-        typer.echo(f"{_letters(len(removed))} {did}")
+        typer.echo(f"{counted(len(removed), 'letter')} {did}")
     if left:
         fail(
-            f"{_letters(len(left))} left ({', '.join(left[:_MAX_IDS])}): another command removed it, or another "
-            "release wrote it; see 'letta-bridge dead show'",
+            f"{counted(len(left), 'letter')} left ({', '.join(left[:_MAX_IDS])}): another command removed it, or "
+            "another release wrote it; see 'letta-bridge dead show'",
             Exit.FAILED,
         )
 
@@ -194,10 +195,6 @@ def _check_choice(ids: list[str] | None, *, every: bool, code: str | None) -> No
         fail("name letters by their ids, or use --all (with or without --code)", Exit.USAGE)
     if ids and code:
         fail("--code needs --all and no ids", Exit.USAGE)
-
-
-def _letters(count: int) -> str:
-    return f"{count} {'letter' if count == 1 else 'letters'}"
 
 
 async def _one(admin: QueueAdmin, letter_id: str) -> DeadLetter:

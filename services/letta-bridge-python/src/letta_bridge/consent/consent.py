@@ -192,8 +192,6 @@ class Consent:
 
     def _was_pushed_before_opt_in(self, held: HeldChoice, first_ms: int) -> bool:
         """Whether the entry is an opt-in that does not apply to this task."""
-        if held.entry is None:
-            return False
         entry = parse_entry("", held.entry)
         return entry is not None and entry.permanent_memory and not applies_to(held.entry, first_ms)
 
@@ -227,7 +225,7 @@ class Consent:
 
     def _newest(self, held: HeldChoice) -> Choice | None:
         """The entry in Redis, unless this bridge has seen a newer choice stored: a failover may have lost that one."""
-        entry = strict_entry("", held.entry) if held.entry is not None else None
+        entry = strict_entry("", held.entry)
         recent = self.replicas.recent_choice(held.user_id)
         return recent if recent is not None and recent.beats(entry) else entry
 

@@ -189,8 +189,8 @@ local function hand_out(lane, receipt)
         payload = string.sub(payload, 1, longest_payload + 1)
     else
         -- A lane's name without ~ is what was decoded when the task was routed: its user.
-        local user, task_id = not string.find(lane, '~', 1, true) and lane or nil, nil
-        task_id = user and leading_task_id(payload)
+        local user = not string.find(lane, '~', 1, true) and lane
+        local task_id = user and leading_task_id(payload)
         if not task_id then
             user, task_id = read_ids(payload, longest_lane)
         end
