@@ -49,12 +49,10 @@ def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     monkeypatch.setattr(redaction, "policy", Policy())
     monkeypatch.setattr(logs, "policy", redaction.policy)
     level = logging.root.level
-    with structlog.contextvars.bound_contextvars():
-        yield Logged(capsys)
+    yield Logged(capsys)
     logging.captureWarnings(capture=False)
     logging.root.setLevel(level)
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def test_a_line_is_one_json_object_with_event_service_module_level_and_time(logged: Logged) -> None:

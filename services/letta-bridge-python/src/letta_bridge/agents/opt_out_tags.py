@@ -118,6 +118,10 @@ class TaggedOptOuts:
             raise OptedOut
         self._found.pop(opt_out.user_key, None)
 
+    def may_concern(self, user_id: str) -> bool:
+        """Whether :meth:`require` has anything to look up for this user."""
+        return self._due() or (bool(self._found) and user_key(user_id) in self._found)
+
     @contextlib.asynccontextmanager
     async def running(self, letta: Callable[[], LettaAgents], allowed: Allowed) -> AsyncIterator[None]:
         """Read the tags in the background when they are due, so that no turn has to wait for it.

@@ -137,6 +137,19 @@ class SessionManager:
             self._remember(stored)
         return stored
 
+    def known_agent(self, user_id: str, persona: str) -> str | None:
+        """The id of the user's agent, if that needs no look-up; None where :meth:`agent_for` has to be called."""
+        if self._claim_on_tenant is not None and not self._claim_on_tenant.held:
+            return None
+        if self._opt_outs is not None and self._opt_outs.may_concern(user_id):
+            return None
+        key = (user_id, persona)
+        session = self._sessions.get(key)
+        if session is None or session.agent_id is None:
+            return None
+        self._sessions.move_to_end(key)
+        return self._agent_used(session)
+
     async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> str:
         """The id of the user's agent, which is created if there is none.
 
@@ -152,11 +165,7 @@ class SessionManager:
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)
-        if session.agent_id is None:
-            raise AssertionError("a session with an agent has its id")
-        _, messages = self._used.get(session.session_id, ((user_id, persona), 0))
-        self._used[session.session_id] = ((user_id, persona), messages + 1)
-        return session.agent_id
+        return self._agent_used(session)
 
     async def replace_agent(
         self, user_id: str, persona: str, language: str | None, letta: LettaAgents, gone: str
@@ -285,6 +294,14 @@ class SessionManager:
             return session
         # Not cached: once the store is back, the user's choice in it counts.
         return await self._maker.without_store(user_id, persona, language, letta)
+
+    def _agent_used(self, session: Session) -> str:
+        """The session's agent, which is counted as used."""
+        if session.agent_id is None:
+            raise AssertionError("a session with an agent has its id")
+        _, messages = self._used.get(session.session_id, (None, 0))
+        self._used[session.session_id] = ((session.user_id, session.persona), messages + 1)
+        return session.agent_id
 
     def _remember(self, session: Session) -> None:
         key = (session.user_id, session.persona)

@@ -115,6 +115,11 @@ class TenantClaim:
             "gone, its claim expires within two minutes"
         )
 
+    @property
+    def held(self) -> bool:
+        """Whether this queue may use the tenant's agents, as far as it has asked."""
+        return self.state is ClaimState.HELD
+
     async def require(self, letta: LettaAgents) -> None:
         """Raise unless this queue may use the tenant's agents.
 

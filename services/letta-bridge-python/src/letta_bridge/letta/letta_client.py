@@ -54,6 +54,7 @@ _KEEP_ALIVE = 3.0
 _SPARE_CONNECTIONS = 16
 _SUCCESS_STATUSES = range(200, 300)
 _MAX_CACHED_URLS = 10_000
+_MAX_CACHED_LIMITS = 16
 _AGENT_PAGE = 50
 _TAG_PAGE = 1000
 _TAGS_PER_SEARCH = 100
@@ -87,6 +88,7 @@ class LettaClient:
         self._base_url = str(URL(base_url)).rstrip("/")
         # Parsed URLs are reused, because parsing costs about a tenth of a request.
         self._turns_url = lru_cache(_MAX_CACHED_URLS)(self._url_of_turns)
+        self._limits = lru_cache(_MAX_CACHED_LIMITS)(self._limits_of_turns)  # most turns have the same one
         self._connect_timeout = connect_timeout
         others = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, force_close=True),
@@ -394,14 +396,18 @@ class LettaClient:
     def _url_of_turns(self, agent_id: str) -> URL:
         return URL(f"{self._base_url}/v1/agents/{quote(agent_id, safe='')}/messages", encoded=True)
 
+    def _limits_of_turns(self, timeout: float) -> aiohttp.ClientTimeout:
+        # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
+        return aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
+
     async def _post(self, url: URL, body: bytes, timeout: float) -> tuple[CleanResponse, bytes]:
         if self._turns.closed:
             raise LettaUnavailable("The connection to Letta was closed by the bridge itself.")
-        # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
         while True:
             try:
-                async with self._turns.post(url, data=body, timeout=limits, allow_redirects=False) as response:
+                async with self._turns.post(
+                    url, data=body, timeout=self._limits(timeout), allow_redirects=False
+                ) as response:
                     clean = cast("CleanResponse", response)
                     return clean, await clean.whole()
             except StaleConnection:

@@ -147,6 +147,8 @@ class Delivery:
         self._deadline = 0.0
         self._server: LettaServer | None = None
         self._sent_to: LettaServer | None = None
+        self._gone_agent: str | None = None
+        """An agent that Letta does not know any more, and that is not replaced yet."""
         self.status = DeliveryStatus.UNKNOWN if turn.maybe_sent else DeliveryStatus.ABSENT
         self.agent_id: str | None = None
         self.persona = turn.persona
@@ -172,8 +174,11 @@ class Delivery:
         began = clock()
         self._deadline = began + self._context.letta.reply_deadline_seconds
         try:
+            sent = await self._sent_at_once()
+            if isinstance(sent, Delivered):
+                return sent
             async with asyncio.timeout_at(self._deadline):
-                return await self._retried()
+                return await self._retried(sent)
         except TimeoutError:
             raise ReplyDeadlineExceeded(
                 f"Letta gave no answer within {self._context.letta.reply_deadline_seconds:g} s "
@@ -182,11 +187,40 @@ class Delivery:
         finally:
             self._context.recorder.delivered(clock() - began)
 
-    async def _retried(self) -> Delivered:
+    async def _sent_at_once(self) -> Delivered | LettaUnavailable | OutcomeUnknown | None:
+        """Send the turn if only the send can take time: that has a time limit of its own, and needs no other timer.
+
+        Returns:
+            The answer, or the error after which the turn may be tried again; None if more has to be done.
+        """
+        turn, context = self._turn, self._context
+        if self.status is DeliveryStatus.UNKNOWN or self._earlier:
+            return None
+        agent_id = context.sessions.known_agent(turn.user_id, turn.persona)
+        if agent_id is None:
+            return None
         try:
-            return await self._once()
+            self._server = context.servers.pick(turn.user_id)
+            with self._server.guard(turn.user_id) as letta:
+                return await self._with_agent(letta, agent_id)
+        except BreakerOpen:
+            return None
+        except AgentGone as gone:
+            self._note_agent_gone(gone, agent_id)
+            return None
         except _RETRYABLE_ERRORS as error:
-            failure: Exception | None = error
+            return error
+
+    async def _retried(self, failure: LettaUnavailable | OutcomeUnknown | None) -> Delivered:
+        """Deliver the turn; ``failure`` is that of a first attempt, if there was one."""
+        if failure is None:
+            try:
+                return await self._once()
+            except _RETRYABLE_ERRORS as error:
+                failure = error
+        else:
+            await self._note_failure(failure)
+        counted: Exception | None = failure
         # tenacity is used only after a first failure, which counts as its first attempt.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(_RETRYABLE_ERRORS),
@@ -196,8 +230,8 @@ class Delivery:
             reraise=True,
         ):
             with attempt:
-                if failure is not None:
-                    first, failure = failure, None
+                if counted is not None:
+                    first, counted = counted, None
                     raise first
                 return await self._once()
         raise AssertionError("tenacity returns or raises")
@@ -219,28 +253,35 @@ class Delivery:
                 await asyncio.sleep(max(_BREAKER_POLL_SECONDS, ready_in))
 
     async def _through(self, server: LettaServer) -> Delivered:
-        turn = self._turn
+        turn, sessions = self._turn, self._context.sessions
         self._server = server
         try:
             with server.guard(turn.user_id) as letta:
-                agent_id = await self._context.sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
-                try:
-                    return await self._with_agent(letta, agent_id)
-                except AgentGone as gone:
-                    # An unknown status stays unknown: another bridge may have sent the turn to the agent's successor.
-                    self._context.recorder.retried(failure_label(gone))
-                    agent_id = await self._context.sessions.replace_agent(
-                        turn.user_id, turn.persona, turn.language, letta, agent_id
-                    )
-                    return await self._with_agent(letta, agent_id)
-        except LettaUnavailable as error:
+                if self._gone_agent is None:
+                    agent_id = await sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
+                    try:
+                        return await self._with_agent(letta, agent_id)
+                    except AgentGone as gone:
+                        self._note_agent_gone(gone, agent_id)
+                gone_agent, self._gone_agent = self._gone_agent or agent_id, None
+                agent_id = await sessions.replace_agent(turn.user_id, turn.persona, turn.language, letta, gone_agent)
+                return await self._with_agent(letta, agent_id)
+        except _RETRYABLE_ERRORS as error:
+            await self._note_failure(error)
+            raise
+
+    def _note_agent_gone(self, gone: AgentGone, agent_id: str) -> None:
+        # An unknown status stays unknown: another bridge may have sent the turn to the agent's successor.
+        self._gone_agent = agent_id
+        self._context.recorder.retried(failure_label(gone))
+
+    async def _note_failure(self, error: LettaUnavailable | OutcomeUnknown) -> None:
+        """Find out whether the server stopped while it may have had the turn."""
+        if isinstance(error, LettaUnavailable):
             if self.status is DeliveryStatus.UNKNOWN and not self.ended and error.refused:
                 self.interrupted = True
-            raise
-        except OutcomeUnknown as error:
-            if error.cause == "connection_lost" and await server.is_gone():
-                self.interrupted = True
-            raise
+        elif error.cause == "connection_lost" and self._server is not None and await self._server.is_gone():
+            self.interrupted = True
 
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
