@@ -277,7 +277,7 @@ def parse_task(payload: bytes, limits: Limits) -> Task:
         raise _malformed(payload, f"the task cannot be read: {_first_problem(error)}") from None
     except (ValueError, RecursionError) as error:
         raise _malformed(payload, f"the task cannot be read: {error}") from None
-    if _too_deep(task, limits.depth):
+    if _may_be_deep(payload, limits.depth) and _too_deep(task, limits.depth):
         raise _malformed(payload, f"the task is nested deeper than {limits.depth} levels")
     return task
 
@@ -360,6 +360,11 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"][:4])
     return f"{where} {problem['msg'].removeprefix('Value error, ')}" if where else problem["msg"]
+
+
+def _may_be_deep(payload: bytes, limit: int) -> bool:
+    """Whether there are enough brackets for more levels; an escape may stand for one, where ``meta`` is a text."""
+    return rb"\u" in payload or payload.count(b"{") + payload.count(b"[") > limit
 
 
 def _too_deep(task: Task, limit: int) -> bool:

@@ -62,9 +62,15 @@ class Consent:
         """
         if held is None or held.user_id != user_id:
             held = await self._read(user_id)
-        if session is not None and self._holds(session.opt_out, held):
+        if session is not None and not session.permanent_memory and self._holds(session.opt_out, held):
             await self._import(session.opt_out, held)
             return Verdict.DENIED
+        if (
+            held.entry is None
+            and self.replicas.recent_choice(user_id) is None
+            and self.replicas.trusts(_state_of(held))
+        ):
+            return Verdict.ALLOWED  # as the loop finds, too: most users have never chosen
         for _ in range(_READ_ATTEMPTS):
             newest = self._newest(held)
             opted_out = newest is not None and not newest.permanent_memory

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 
 from letta_bridge.letta.port import RunEnd, TurnAnswer, Usage
 from shared_utils.llm.model_text import text_for_user
@@ -35,6 +36,8 @@ MEMORY_TOOLS = frozenset(
 
 FOUND = "found"
 """The stop reason of an answer read from the agent's history, where Letta keeps none."""
+
+_USAGE_FIELDS = tuple(field.name for field in fields(Usage))
 
 # The text of a send_message call whose JSON was cut off or otherwise broken.
 _BROKEN_MESSAGE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
@@ -170,15 +173,8 @@ def run_end(run: object, usage: object) -> RunEnd:
 
 def _usage(value: object) -> Usage | None:
     """The tokens of a turn; None if Letta counted none, as for a turn that failed in the middle."""
-    if not isinstance(value, dict) or not (total := _count(value.get("total_tokens"))):
+    if not isinstance(value, dict):
         return None
-    return Usage(
-        prompt_tokens=_count(value.get("prompt_tokens")),
-        completion_tokens=_count(value.get("completion_tokens")),
-        total_tokens=total,
-        step_count=_count(value.get("step_count")),
-    )
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+    counts = [n if type(n := value.get(name)) is int and n > 0 else 0 for name in _USAGE_FIELDS]
+    usage = Usage(*counts)
+    return usage if usage.total_tokens else None

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final
 
 from letta_bridge.errors import (
@@ -22,7 +22,7 @@ from letta_bridge.errors import (
     TurnInterrupted,
     UserPaused,
 )
-from letta_bridge.letta.breaker import Breaker, BreakerState
+from letta_bridge.letta.breaker import Breaker, BreakerState, Permit
 from letta_bridge.letta.port import LettaPort
 from shared_utils.contracts.messages import now
 from shared_utils.exhaustion import is_exhaustion
@@ -51,40 +51,27 @@ class LettaServer:
         self._users = users
         self._knock: asyncio.Task[bool] | None = None
 
-    @contextmanager
-    def guard(self, user: str = "") -> Iterator[LettaPort]:
-        """Send one turn of a user under the breaker, which records the outcome of the block.
+    def guard(self, user: str = "") -> Guard:
+        """Send one turn of a user under the breaker, which records the outcome of the block."""
+        return Guard(self, user)
 
-        Raises:
-            BreakerOpen: at entry, if the breaker is open or another trial turn is running.
-            OutOfResources: this host lacks the resources for a request.
-        """
-        permit = self.breaker.enter(user)
-        if permit is None:
-            raise BreakerOpen(f"Letta at {self.name} failed several times in a row; its circuit breaker is open.")
-        try:
-            yield self.port
-        except _SAYS_NOTHING:
-            raise
-        except LettaError as error:
-            if is_exhaustion(error):
-                raise OutOfResources from error  # the error does not concern Letta
-            weight = failure_weight(error)
-            if isinstance(error, LettaUnavailable) and error.refused:
-                self.gone_at = now()
-            if weight:
-                permit.failed(weight)
-            else:
-                permit.succeeded()
-            if self._users is not None:
-                self._users.learn(user, error, weight, server_is_open=self.breaker.state is not BreakerState.CLOSED)
-            raise
+    def learn(self, user: str, error: LettaError, permit: Permit) -> None:
+        """Count a failed turn for or against the server and its user."""
+        weight = failure_weight(error)
+        if isinstance(error, LettaUnavailable) and error.refused:
+            self.gone_at = now()
+        if weight:
+            permit.failed(weight)
         else:
             permit.succeeded()
-            if self._users is not None:
-                self._users.forget(user)
-        finally:
-            permit.released()  # for a cancelled or failed turn; no effect after an outcome
+        if self._users is not None:
+            self._users.learn(user, error, weight, server_is_open=self.breaker.state is not BreakerState.CLOSED)
+
+    def served(self, user: str, permit: Permit) -> None:
+        """Count an answered turn for the server and its user."""
+        permit.succeeded()
+        if self._users is not None:
+            self._users.forget(user)
 
     async def is_gone(self) -> bool:
         """Whether the server's port is closed now; checked as soon as a connection was lost.
@@ -115,6 +102,43 @@ class LettaServer:
     def answered(self) -> None:
         """The server answered a request about a turn, so it is not down."""
         self.breaker.answered()
+
+
+class Guard:
+    """A block in which one turn is sent to a server under its breaker. A class, which costs half of a generator.
+
+    Raises:
+        BreakerOpen: at entry, if the breaker is open or another trial turn is running.
+        OutOfResources: this host lacks the resources for a request.
+    """
+
+    __slots__ = ("_permit", "_server", "_user")
+
+    def __init__(self, server: LettaServer, user: str) -> None:
+        self._server = server
+        self._user = user
+
+    def __enter__(self) -> LettaPort:
+        server = self._server
+        permit = server.breaker.enter(self._user)
+        if permit is None:
+            raise BreakerOpen(f"Letta at {server.name} failed several times in a row; its circuit breaker is open.")
+        self._permit = permit
+        return server.port
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._server.served(self._user, self._permit)
+            return
+        try:
+            if isinstance(error, LettaError) and not isinstance(error, _SAYS_NOTHING):
+                if is_exhaustion(error):
+                    raise OutOfResources from error  # the error does not concern Letta
+                self._server.learn(self._user, error, self._permit)
+        finally:
+            self._permit.released()  # for a cancelled or failed turn; no effect after an outcome
 
 
 class UserBreakers:

@@ -52,7 +52,9 @@ class Identity:
     def fields(self) -> dict[str, str | float]:
         """The members added to a stored reply and to a dead letter; the key comes first."""
         fields: dict[str, str | float] = {_KEY_MEMBER: self.key, _TAKEN_AT_MEMBER: self.taken_at}
-        return fields if self.digest is None else {**fields, _DIGEST_MEMBER: self.digest}
+        if self.digest is not None:
+            fields[_DIGEST_MEMBER] = self.digest
+        return fields
 
     def mark(self) -> bytes:
         """The same as JSON members."""
