@@ -65,12 +65,9 @@ class Consent:
         if session is not None and not session.permanent_memory and self._holds(session.opt_out, held):
             await self._import(session.opt_out, held)
             return Verdict.DENIED
-        if (
-            held.entry is None
-            and self.replicas.recent_choice(user_id) is None
-            and self.replicas.trusts(_state_of(held))
-        ):
-            return Verdict.ALLOWED  # as the loop finds, too: most users have never chosen
+        has_chosen = held.entry is not None or self.replicas.recent_choice(user_id) is not None
+        if not has_chosen and self.replicas.trusts(_state_of(held)):
+            return Verdict.ALLOWED  # the loop finds the same at several times the cost, and this is the usual case
         for _ in range(_READ_ATTEMPTS):
             newest = self._newest(held)
             opted_out = newest is not None and not newest.permanent_memory
