@@ -85,8 +85,8 @@ def read_json_both(payload: bytes | str) -> tuple[Any, Any]:
     except (ValueError, TypeError):  # TypeError is what a str with a lone surrogate raises
         text = payload if isinstance(payload, str) else payload.decode("utf-8", "surrogateescape")
     else:
-        # The strict reader refuses everything unstorable but an escaped NUL.
-        has_nul = r"\u0000" in payload if isinstance(payload, str) else rb"\u0000" in payload
+        # The strict reader refuses everything unstorable but an escaped NUL. (`in` is slow where bytes are searched.)
+        has_nul = (r"\u0000" in payload) if isinstance(payload, str) else payload.find(rb"\u0000") >= 0
         return written, clean_json(written) if has_nul else written
     try:
         written = json.loads(text.strip(_PADDING), strict=False, parse_int=_integer)

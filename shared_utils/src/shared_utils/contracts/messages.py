@@ -364,7 +364,7 @@ def _first_problem(error: ValidationError) -> str:
 
 def _may_be_deep(payload: bytes, limit: int) -> bool:
     """Whether there are enough brackets for more levels; an escape may stand for one, where ``meta`` is a text."""
-    return rb"\u" in payload or payload.count(b"{") + payload.count(b"[") > limit
+    return payload.find(rb"\u") >= 0 or payload.count(b"{") + payload.count(b"[") > limit
 
 
 def _too_deep(task: Task, limit: int) -> bool:

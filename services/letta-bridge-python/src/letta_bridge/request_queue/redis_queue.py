@@ -305,7 +305,7 @@ class RedisQueue:
             addressed = bool(end.task_id)
             args += (
                 end.receipt,
-                end.outcome.value,
+                end.outcome,
                 end.reply or b"",
                 settings.responses if end.publish else "",
                 (end.task_response or b"") if end.publish and addressed else b"",

@@ -138,15 +138,18 @@ class BridgeMetrics(Recorder):
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         now = time.perf_counter()
         self._round_trips.observe(seconds)
+        tasks: dict[Outcome, int] = {}
         for settlement, counted in zip(settlements, fetched.settled, strict=True):
             if not counted:
                 continue
             ended, before = self._ended.pop(settlement.receipt, (now, 0.0))
-            self._tasks_by[settlement.outcome].inc()
+            tasks[settlement.outcome] = tasks.get(settlement.outcome, 0) + 1
             self._settle.observe(now - ended)
             self._turns_by[settlement.outcome].observe(before + now - ended)
             if settlement.code:
                 self._errors.labels(settlement.code).inc()
+        for outcome, number in tasks.items():
+            self._tasks_by[outcome].inc(number)
         self.arrived(fetched.turns)
 
     def arrived(self, turns: Sequence[Turn]) -> None:
