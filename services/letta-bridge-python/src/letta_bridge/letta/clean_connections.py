@@ -5,7 +5,6 @@ If a proxy or server sends an answer twice, the duplicate stays in the connectio
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from itertools import count
 from typing import Final
 
@@ -14,6 +13,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from shared_utils.repeated_answers import RepeatedAnswers
+
+_OK: Final = 200
 
 
 class StaleConnection(aiohttp.ConnectionTimeoutError):
@@ -41,7 +42,7 @@ class CleanResponse(aiohttp.ClientResponse):
         """Read the head. After a refusal the connection is not used again: two refusals may well be equal."""
         self._connection_used = connection.protocol
         await super().start(connection)
-        if self._connection_used is not None and self.status != HTTPStatus.OK:
+        if self._connection_used is not None and self.status != _OK:
             self._connection_used.force_close()
         return self
 

@@ -301,15 +301,16 @@ class RedisQueue:
             settings.dead_bytes,
             self._bridge,
         ]
+        responses, task_response = settings.responses, settings.task_response
         for end in ends:
             addressed = bool(end.task_id)
             args += (
                 end.receipt,
                 end.outcome,
                 end.reply or b"",
-                settings.responses if end.publish else "",
+                responses if end.publish else "",
                 (end.task_response or b"") if end.publish and addressed else b"",
-                settings.task_response + end.task_id,
+                task_response + end.task_id,
                 per_task(end.user_id, end.task_id) if addressed and end.user_id else "",
                 "" if end.replaces_kept else "NX",
                 end.mark,

@@ -48,6 +48,8 @@ from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliati
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from shared_utils.contracts.messages import now
 
+_UNKNOWN, _ABSENT, _STORED = DeliveryStatus.UNKNOWN, DeliveryStatus.ABSENT, DeliveryStatus.STORED
+"""Named once: until Python 3.12, each look-up of an enum's member costs as much as a call, and a turn has many."""
 _RETRYABLE_ERRORS: Final = (LettaUnavailable, OutcomeUnknown)
 _CAUSES_THAT_END_A_TURN: Final = frozenset({"rate_limited", "server_error", "conflict"})
 """Causes with which Letta itself reported the end of the turn, so that one search is enough."""
@@ -149,7 +151,7 @@ class Delivery:
         self._sent_to: LettaServer | None = None
         self._gone_agent: str | None = None
         """An agent that Letta does not know any more, and that is not replaced yet."""
-        self.status = DeliveryStatus.UNKNOWN if turn.maybe_sent else DeliveryStatus.ABSENT
+        self.status = _UNKNOWN if turn.maybe_sent else _ABSENT
         self.agent_id: str | None = None
         self.persona = turn.persona
         self.unasked = turn.other_persona
@@ -194,7 +196,7 @@ class Delivery:
             The answer, or the error after which the turn may be tried again; None if more has to be done.
         """
         turn, context = self._turn, self._context
-        if self.status is DeliveryStatus.UNKNOWN or self._earlier:
+        if self.status is _UNKNOWN or self._earlier:
             return None
         agent_id = context.sessions.known_agent(turn.user_id, turn.persona)
         if agent_id is None:
@@ -278,7 +280,7 @@ class Delivery:
     async def _note_failure(self, error: LettaUnavailable | OutcomeUnknown) -> None:
         """Find out whether the server stopped while it may have had the turn."""
         if isinstance(error, LettaUnavailable):
-            if self.status is DeliveryStatus.UNKNOWN and not self.ended and error.refused:
+            if self.status is _UNKNOWN and not self.ended and error.refused:
                 self.interrupted = True
         elif error.cause == "connection_lost" and self._server is not None and await self._server.is_gone():
             self.interrupted = True
@@ -286,18 +288,18 @@ class Delivery:
     async def _with_agent(self, letta: LettaPort, agent_id: str) -> Delivered:
         self.agent_id = agent_id
         fail_points.reach("looked_up")
-        if self.status is DeliveryStatus.UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
+        if self.status is _UNKNOWN and (sent := await self._sent_to_other_persona(letta)) is not None:
             return sent
         pending: Sequence[KeptTurn] = ()
         # A turn with a known status needs no lookup.
-        if self.status is DeliveryStatus.UNKNOWN or self._earlier:
+        if self.status is _UNKNOWN or self._earlier:
             earlier = [kept for kept in self._earlier if await self._is_of_persona(letta, kept.turn, agent_id)]
             reconciled = await self._reconciliation(letta, await letta.get_agent(agent_id), earlier).run()
             self.resolved |= reconciled.resolved
             if reconciled.present is not None:
-                self.status = DeliveryStatus.STORED
+                self.status = _STORED
                 return self._delivered(await self._complete(letta, reconciled.present), agent_id)
-            self.status, self.carried = DeliveryStatus.ABSENT, set()
+            self.status, self.carried = _ABSENT, set()
             pending = reconciled.pending
         if self._turn.content is None:
             raise NotSent
@@ -322,7 +324,7 @@ class Delivery:
                 self.persona, self.agent_id = own
                 raise
             if found is not None:
-                self.status = DeliveryStatus.STORED
+                self.status = _STORED
                 return self._delivered(await self._complete(letta, found), agent.agent_id)
         self.persona, self.agent_id = own
         self.unasked = None
@@ -363,7 +365,7 @@ class Delivery:
             letta,
             agent.agent_id,
             earlier,
-            present if self.status is DeliveryStatus.UNKNOWN else None,
+            present if self.status is _UNKNOWN else None,
             former_ids=agent.former_ids,
             patience=self._patience,
             absences=self._context.absences,
@@ -377,7 +379,7 @@ class Delivery:
             missed = [kept.turn for kept in pending]
             messages[:0] = catch_up_messages(missed, agent_id, self._turn.language, self._context.fallback)
         self._lease.begin()
-        self.status, self.ended, self._sent_to = DeliveryStatus.UNKNOWN, False, self._server
+        self.status, self.ended, self._sent_to = _UNKNOWN, False, self._server
         self.carried = {kept.turn.task_id for kept in pending} if pending else set()
         fail_points.reach("sending")
         fail_points.reach("sent")
@@ -386,7 +388,7 @@ class Delivery:
         try:
             answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout_seconds, remaining))
         except (LettaUnavailable, AgentGone):
-            self.status = DeliveryStatus.ABSENT
+            self.status = _ABSENT
             raise
         except OutcomeUnknown as error:
             self.ended = error.cause in _CAUSES_THAT_END_A_TURN
@@ -394,7 +396,7 @@ class Delivery:
         except LettaRejected:
             self.ended = True
             raise
-        self.status = DeliveryStatus.STORED
+        self.status = _STORED
         if pending:
             self.resolved |= fingerprints(pending)
         fail_points.reach("answered")

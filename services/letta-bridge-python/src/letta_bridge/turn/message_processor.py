@@ -198,9 +198,9 @@ class MessageProcessor:
             return settlements.turned_away(turn, task, hit)
 
     async def _with_content(self, task: Task) -> Task:
-        if task.type == "audio" and not task.content:
-            return task
         content = task.content
+        if not content and task.type == "audio":
+            return task
         if not content and task.input_file:
             uploads = self._settings.uploads
             content = await Uploads(self._uploads, uploads.max_bytes, uploads.shared).read(
@@ -208,7 +208,7 @@ class MessageProcessor:
             )
         if not content.strip():
             raise UnprocessableTask("the task has neither content nor an input file with text in it", "empty_content")
-        return task if content is task.content else task.model_copy(update={"content": content})
+        return task if task.content else task.model_copy(update={"content": content})
 
     async def _decision(self, job: Job) -> Decision:
         task = job.task

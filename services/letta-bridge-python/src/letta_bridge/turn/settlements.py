@@ -24,10 +24,11 @@ def by_letta(
 ) -> Settlement:
     """The user's agent answered. ``caught_up``: the missed turns that it has received, by fingerprint."""
     answer, usage = delivered.answer, delivered.answer.usage
+    task_id, user_id = task.task_id, task.user_id
     # The fields of Reply and TaskResponse, without the models: those cost a tenth of what a turn does.
     reply: dict[str, object] = {
-        "task_id": task.task_id,
-        "user_id": task.user_id,
+        "task_id": task_id,
+        "user_id": user_id,
         "response_text": answer.text,
         "memory_updated": answer.memory_updated,
         "source": "letta",
@@ -48,8 +49,8 @@ def by_letta(
     return Settlement(
         turn.receipt,
         Outcome.LETTA,
-        user_id=task.user_id,
-        task_id=task.task_id,
+        user_id=user_id,
+        task_id=task_id,
         reply=to_json(reply),
         task_response=to_json(response),
         mark=identity.mark(),
