@@ -1,21 +1,17 @@
 """Takes from Letta what its agents need not have: the server's secrets, fetches of addresses in messages, ``eval``.
 
-Each hook replaces one function of Letta's, in this process; no file of Letta's is edited. A hook is written for one
-source text of that function and refuses to replace any other, so that another release of Letta stops at the start
-instead of running without the hook.
+Each hook replaces one function of Letta's; see ``replacement``.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from letta_server.errors import LettaServerError
+from letta_server.replacement import replace
 
 _PR_SET_DUMPABLE: Final = 4
 """Of ``prctl``, on Linux."""
@@ -36,12 +32,6 @@ _TOOL_VARIABLES: Final = frozenset(
 )
 """What a tool's process gets of the server's environment, beside ``LC_*``; none of it is secret."""
 _NOT_FETCHED: Final = "letta-server fetches no addresses; send the image itself, as a data: URL or in base64"
-_SOURCES: Final = {
-    "_gather_env_vars": "db2586548751184792bb3e065025641d35c7f539e49fe693a2ba08f49607bd04",
-    "_fetch_image_from_url": "852f3b6be8635037ff4fb425b81851e5449715437f774772996bba4d571683f4",
-    "resolve_type": "91cf3ddb58469f498f2318d77bf5d501e745b5ace41b214307c4027a02a31c97",
-}
-"""SHA-256 of the source text of each replaced function, as Letta 0.16.8 has it."""
 
 
 def install() -> None:
@@ -50,13 +40,9 @@ def install() -> None:
     Raises:
         LettaServerError: a function is not the one its hook was written for.
     """
-    from letta.functions import ast_parsers  # noqa: PLC0415 - not in the workspace's environment
-    from letta.helpers import message_helper  # noqa: PLC0415
-    from letta.services.tool_sandbox.base import AsyncToolSandboxBase  # noqa: PLC0415
-
-    _replace(AsyncToolSandboxBase, "_gather_env_vars", _without_secrets)
-    _replace(message_helper, "_fetch_image_from_url", _refusing_to_fetch)
-    _replace(ast_parsers, "resolve_type", _without_eval)
+    replace("letta.services.tool_sandbox.base:AsyncToolSandboxBase._gather_env_vars", _without_secrets)
+    replace("letta.helpers.message_helper:_fetch_image_from_url", _refusing_to_fetch)
+    replace("letta.functions.ast_parsers:resolve_type", _without_eval)
 
 
 def forbid_inspection() -> None:
@@ -71,16 +57,6 @@ def forbid_inspection() -> None:
 def tool_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of the server's environment that the process of a tool gets."""
     return {name: value for name, value in environment.items() if name in _TOOL_VARIABLES or name.startswith("LC_")}
-
-
-def _replace(owner: Any, name: str, hook: Callable[[Any], Any]) -> None:
-    original = getattr(owner, name)
-    if hashlib.sha256(inspect.getsource(original).encode()).hexdigest() != _SOURCES[name]:
-        raise LettaServerError(
-            f"Letta's function {name} is not that of Letta 0.16.8, so it cannot be made safe; "
-            "install the versions of requirements.lock."
-        )
-    setattr(owner, name, hook(original))
 
 
 def _without_secrets(original: Callable[..., Any]) -> Callable[..., Any]:

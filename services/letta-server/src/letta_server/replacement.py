@@ -1,0 +1,58 @@
+"""Replaces functions of Letta's in this process; no file of Letta's is edited.
+
+A hook is written for one source text of the function it replaces. Where Letta's source differs, the hook is refused
+and the start ends, so that another release of Letta never runs with a hook that does not fit it, nor without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any, Final
+
+from letta_server.errors import LettaServerError
+
+SOURCES: Final[dict[str, str]] = {
+    "letta.functions.ast_parsers:resolve_type": "91cf3ddb58469f498f2318d77bf5d501e745b5ace41b214307c4027a02a31c97",
+    "letta.helpers.message_helper:_fetch_image_from_url": (
+        "852f3b6be8635037ff4fb425b81851e5449715437f774772996bba4d571683f4"
+    ),
+    "letta.services.step_manager:StepManager.record_step_metrics_async": (
+        "a202d8e1399e2002290f9d4cb73c0488b20e897e21cdcda11bf6f788b813df8f"
+    ),
+    "letta.services.tool_sandbox.base:AsyncToolSandboxBase._gather_env_vars": (
+        "db2586548751184792bb3e065025641d35c7f539e49fe693a2ba08f49607bd04"
+    ),
+}
+"""Each replaced function, ``module:qualified name`` → SHA-256 of its source text (decorators included) in Letta
+0.16.8."""
+
+
+def replace(target: str, hook: Callable[[Any], Any]) -> None:
+    """Put ``hook(original)`` in the place of a function. Imports the function's module.
+
+    A module that has imported the function by name keeps the original; a target names the module that calls it.
+
+    Args:
+        target: a key of ``SOURCES``.
+        hook: gets the original, which it may call; returns what takes its place.
+
+    Raises:
+        LettaServerError: the function is missing, or its source text is not the one the hook was written for.
+    """
+    module, _, path = target.partition(":")
+    owner_path, _, name = path.rpartition(".")
+    source = ""
+    with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
+        owner = pkgutil.resolve_name(f"{module}:{owner_path}")
+        original = getattr(owner, name)
+        source = inspect.getsource(original)
+    if hashlib.sha256(source.encode()).hexdigest() != SOURCES[target]:
+        raise LettaServerError(
+            f"Letta's function {target} is not that of Letta 0.16.8, so letta-server cannot replace it; "
+            "install the versions of requirements.lock."
+        )
+    setattr(owner, name, hook(original))
