@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from letta_server import hardening
+from letta_server import hardening, turns
 from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
 from letta_server.errors import SettingsRefused
@@ -105,6 +105,7 @@ def _letta_app(server: Server) -> Any:
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
     hardening.install()
+    turns.install()
     gc.freeze()
     gc.enable()
     # Letta has read them by now; what its tools start inherits the environment, and needs neither.
