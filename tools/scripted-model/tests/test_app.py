@@ -219,6 +219,17 @@ async def test_a_dropped_connection_and_a_hang_end_without_an_answer(request_of:
         assert (await _calls(model))["outcomes"] == {"drop": 1, "hang": 1, "text": 1}
 
 
+async def test_a_connection_counts_at_its_first_call(request_of: Requests) -> None:
+    async with _listening() as model:
+        assert (await _calls(model))["connections"] == 0
+        for _ in range(3):
+            await _chat(model, request_of("hello"))
+            await model.post("/v1/embeddings", json={"input": "hello"})
+        async with httpx.AsyncClient(base_url=model.base_url, timeout=30) as another:
+            await _chat(another, request_of("hello"))
+        assert (await _calls(model))["connections"] == 2
+
+
 async def test_many_hang_at_once_until_their_clients_leave(request_of: Requests) -> None:
     async with _listening() as model:
         waiting = [asyncio.create_task(_chat(model, request_of("hello [[hang:600]]"))) for _ in range(100)]

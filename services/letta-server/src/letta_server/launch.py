@@ -150,6 +150,10 @@ def _run(app: Any, listener: socket.socket, grace: float) -> None:
                 host, port = listener.getsockname()[:2]
                 say(f"Letta is ready on http://{host}:{port}")
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            await turns.close()
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             if not self.started:
                 _leave_at_once(sig, frame)

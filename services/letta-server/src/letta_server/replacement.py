@@ -20,6 +20,18 @@ SOURCES: Final[dict[str, str]] = {
     "letta.helpers.message_helper:_fetch_image_from_url": (
         "852f3b6be8635037ff4fb425b81851e5449715437f774772996bba4d571683f4"
     ),
+    "letta.llm_api.openai_client:OpenAIClient.request_async": (
+        "b16e8b75166e637817f19158be8d2c45b63c2851630d9b42afe422e2559ac706"
+    ),
+    "letta.llm_api.openai_client:OpenAIClient.request_embeddings": (
+        "4c7fb7fe6a0f93564e6d4ab529f41ae421f691aee0f9b2897459286ec34827dd"
+    ),
+    "letta.llm_api.openai_client:OpenAIClient.stream_async": (
+        "967777e72b0c6ca53fd8dda45e6d5bac241620e74b6263dfa9cb3269b4824653"
+    ),
+    "letta.llm_api.openai_client:OpenAIClient.stream_async_responses": (
+        "fd8d0ce218a8ce7549c6de6dbfaeb7ba7c28ce340019d0a36aea18283d6e0998"
+    ),
     "letta.services.step_manager:StepManager.record_step_metrics_async": (
         "a202d8e1399e2002290f9d4cb73c0488b20e897e21cdcda11bf6f788b813df8f"
     ),
@@ -27,8 +39,18 @@ SOURCES: Final[dict[str, str]] = {
         "db2586548751184792bb3e065025641d35c7f539e49fe693a2ba08f49607bd04"
     ),
 }
-"""Each replaced function, ``module:qualified name`` → SHA-256 of its source text (decorators included) in Letta
-0.16.8."""
+"""Each function that a hook replaces or relies on: ``module:qualified name`` → SHA-256 of its source text, decorators
+included, in Letta 0.16.8."""
+
+
+def require(*targets: str) -> None:
+    """Check functions that a hook relies on without replacing them. Imports their modules.
+
+    Raises:
+        LettaServerError: as ``replace``.
+    """
+    for target in targets:
+        _find(target)
 
 
 def replace(target: str, hook: Callable[[Any], Any]) -> None:
@@ -43,9 +65,15 @@ def replace(target: str, hook: Callable[[Any], Any]) -> None:
     Raises:
         LettaServerError: the function is missing, or its source text is not the one the hook was written for.
     """
+    owner, name, original = _find(target)
+    setattr(owner, name, hook(original))
+
+
+def _find(target: str) -> tuple[Any, str, Any]:
+    """The module or class, the name in it, and the function."""
     module, _, path = target.partition(":")
     owner_path, _, name = path.rpartition(".")
-    source = ""
+    source, owner, original = "", None, None
     with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
         owner = pkgutil.resolve_name(f"{module}:{owner_path}")
         original = getattr(owner, name)
@@ -55,4 +83,4 @@ def replace(target: str, hook: Callable[[Any], Any]) -> None:
             f"Letta's function {target} is not that of Letta 0.16.8, so letta-server cannot replace it; "
             "install the versions of requirements.lock."
         )
-    setattr(owner, name, hook(original))
+    return owner, name, original

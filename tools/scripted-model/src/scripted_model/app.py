@@ -15,7 +15,7 @@ from scripted_model.calls import Call, Calls
 from scripted_model.conversation import Conversation, Said
 from scripted_model.faults import Dial, Fault, Faults, markers, without_markers
 from scripted_model.script import Reply
-from scripted_model.server import CUT
+from scripted_model.server import CONNECTION, CUT
 
 
 def application(
@@ -38,6 +38,7 @@ def application(
         body = await _json(request)
         if not isinstance(body.get("messages"), list):
             return _error(400, "messages is missing, so there is nothing to answer; send a list of messages.")
+        calls.carried(request.scope.get(CONNECTION))
         told = conversation.read(body)
         call = calls.start(told.newest, body)
         marked = "" if script.summarising(told) else told.newest
@@ -54,6 +55,7 @@ def application(
     @app.post("/v1/embeddings")
     async def embed(request: Request) -> Response:
         body = await _json(request)
+        calls.carried(request.scope.get(CONNECTION))
         calls.embeddings += 1
         return JSONResponse(_embeddings(body))
 

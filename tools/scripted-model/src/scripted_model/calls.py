@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 
 @dataclass(slots=True)
@@ -35,13 +36,24 @@ class Call:
 
 
 class Calls:
-    """Every call is counted; the last ``kept`` are remembered."""
+    """Every call is counted; the last ``kept`` are remembered.
+
+    ``connections`` is the number of connections that carried calls or embeddings.
+    """
 
     def __init__(self, kept: int = 100) -> None:
         self._last: deque[Call] = deque(maxlen=kept)
         self._outcomes: Counter[str] = Counter()
         self._started = 0
+        self._carriers: WeakSet[Any] = WeakSet()
+        self.connections = 0
         self.embeddings = 0
+
+    def carried(self, connection: Any) -> None:
+        """Count a connection at its first call; None is none of our own server's."""
+        if connection is not None and connection not in self._carriers:
+            self._carriers.add(connection)
+            self.connections += 1
 
     def start(self, newest: str, request: Mapping[str, Any]) -> Call:
         self._started += 1
@@ -60,5 +72,6 @@ class Calls:
             "in_flight": self._started - self._outcomes.total(),
             "outcomes": dict(self._outcomes),
             "embeddings": self.embeddings,
+            "connections": self.connections,
             "last": [call.summary(full=full) for call in recent],
         }

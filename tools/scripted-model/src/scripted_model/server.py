@@ -1,4 +1,4 @@
-"""The uvicorn side: a connection the application can cut, and a server that says when it is ready."""
+"""The uvicorn side: connections the application can cut and tell apart, and a server that says when it is ready."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CUT = "scripted_model.cut"
 """Key of the request scope that holds a function closing the client's connection at once."""
+CONNECTION = "scripted_model.connection"
+"""Key of the request scope that holds an object, the same one for all requests of a connection."""
 
 
 class _CuttableProtocol(H11Protocol):
-    """ASGI has no way to close a connection without answering; this puts one into every request's scope."""
+    """Puts into every request's scope what ASGI lacks: a way to close the connection, and its identity."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         application: ASGI3Application = self.app
 
         async def cuttable(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            cast("dict[str, Any]", scope)[CUT] = self.transport.abort
+            cast("dict[str, Any]", scope).update({CUT: self.transport.abort, CONNECTION: self})
             await application(scope, receive, send)
 
         self.app = cuttable

@@ -7,7 +7,7 @@ step_metrics      a step's metrics are written once and then updated, in order
 
 from __future__ import annotations
 
-from letta_server.turns import step_metrics
+from letta_server.turns import model_connections, step_metrics
 
 
 def install() -> None:
@@ -16,7 +16,13 @@ def install() -> None:
     Raises:
         LettaServerError: a function is not the one its hook was written for.
     """
+    model_connections.install()
     step_metrics.install()
 
 
-__all__ = ["install"]
+async def close() -> None:
+    """Close what the hooks keep open; called on the server's event loop after its last request."""
+    await model_connections.close()
+
+
+__all__ = ["close", "install"]
