@@ -25,6 +25,7 @@ def made(**more: Any) -> dict[str, str]:
 def test_letta_gets_the_better_settings() -> None:
     assert made()["LETTA_DISABLE_SQLALCHEMY_POOLING"] == "false"
     assert made()["LETTA_TRACK_PROVIDER_TRACE"] == "false"
+    assert made()["LETTA_POOL_PRE_PING"] == "false"
     assert made()["LETTA_PG_URI"].endswith("?sslmode=disable")
     assert made()["LETTA_REDIS_PORT"] == "6379"
 

@@ -11,6 +11,8 @@ from letta_server.settings import Settings, given_values
 _BETTER: Final = {
     # Letta's default opens and closes some 20 connections a message; a pool halves the time of a turn.
     "LETTA_DISABLE_SQLALCHEMY_POOLING": "false",
+    # Three round trips before each transaction; hooks.idle_ping does it where a connection was idle.
+    "LETTA_POOL_PRE_PING": "false",
     # The bodies of every model call, 7 KB a step, would soon be the largest table.
     "LETTA_TRACK_PROVIDER_TRACE": "false",
 }

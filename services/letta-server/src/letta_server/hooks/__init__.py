@@ -1,4 +1,4 @@
-"""Hooks that let Letta's code, written for PostgreSQL, work on openGauss. None is installed on PostgreSQL.
+"""Hooks that let Letta's code, written for PostgreSQL, work on openGauss.
 
 Each module changes one thing in SQLAlchemy, in this process, by ``install(dialect)``; no file of Letta's is edited::
 
@@ -8,8 +8,9 @@ Each module changes one thing in SQLAlchemy, in this process, by ``install(diale
     nulls             UNIQUE NULLS NOT DISTINCT is not in its grammar
     json_casts        json and jsonb are not stored in each other's columns
 
-On both servers ``session_settings`` fixes what a connection relies on. The choice of TLS, which Letta makes wrongly
-where a URI says nothing of it, is made in ``database_url``.
+Three are installed on both servers, by themselves: ``session_settings`` fixes what a connection relies on,
+``statement_cache`` keeps prepared statements, and ``idle_ping`` pings only connections that were idle. The choice of
+TLS, which Letta makes wrongly where a URI says nothing of it, is made in ``database_url``.
 """
 
 from __future__ import annotations
