@@ -32,6 +32,22 @@ SOURCES: Final[dict[str, str]] = {
     "letta.llm_api.openai_client:OpenAIClient.stream_async_responses": (
         "fd8d0ce218a8ce7549c6de6dbfaeb7ba7c28ce340019d0a36aea18283d6e0998"
     ),
+    "letta.orm.message:Message.to_pydantic": "8cfa29b9d96ba743463c7fd39e5fd7676b5dfa5b6c3d69f8d79b60533354fb00",
+    "letta.schemas.tool:get_json_schema_from_module": (
+        "02b6a4a39b58be307a248fec571742c18fe536939fb7c7263a9d8b610cae3c58"
+    ),
+    "letta.services.message_manager:MessageManager._get_messages_by_id_postprocess": (
+        "e3d7497293a2d2139645b4e984eef8e878417176dc42c062d45cc54b95710999"
+    ),
+    "letta.services.message_manager:MessageManager.get_messages_by_ids_async": (
+        "1d622ddb8e1f3e9360af338e11671ca3821548c182696dfa87e737b29cdc0dc1"
+    ),
+    "letta.services.run_manager:RunManager.create_run": (
+        "9d07d1cca186c03b1fcba89b2eed32fa87e23f6cffc2c440160bd9b383e55ef8"
+    ),
+    "letta.services.run_manager:RunManager.update_run_by_id_async": (
+        "660378bdd069f741a184c42c7ada5ca853c0300c07f9dc076d532c7616b34b83"
+    ),
     "letta.services.step_manager:StepManager.record_step_metrics_async": (
         "a202d8e1399e2002290f9d4cb73c0488b20e897e21cdcda11bf6f788b813df8f"
     ),

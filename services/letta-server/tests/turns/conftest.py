@@ -34,11 +34,13 @@ class CountingModel:
     The end of a streamed answer comes a moment after its last event. Each answer sets a cookie.
 
     Attributes:
+        bodies: of all calls.
         connections: those that carried calls, in the order of their first call.
         hang_up: the number of calls a connection answers; at the next one it closes without an answer.
     """
 
     def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
         self.connections: list[Connection] = []
         self.hang_up: int | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
@@ -71,6 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._model.bodies.append(asked)
         seen = self._seen()
         seen.keys.append(self.headers["Authorization"])
         seen.cookies += self.headers.get_all("Cookie", [])

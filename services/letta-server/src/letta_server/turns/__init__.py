@@ -3,11 +3,12 @@
 Each module replaces one or a few functions of Letta's; see ``replacement``::
 
 step_metrics      a step's metrics are written once and then updated, in order
+    tool_schemas       the JSON schemas of Letta's own tools are generated once
 """
 
 from __future__ import annotations
 
-from letta_server.turns import model_connections, step_metrics
+from letta_server.turns import lean_reads, model_connections, step_metrics, tool_schemas
 
 
 def install() -> None:
@@ -16,8 +17,8 @@ def install() -> None:
     Raises:
         LettaServerError: a function is not the one its hook was written for.
     """
-    model_connections.install()
-    step_metrics.install()
+    for hook in (lean_reads, model_connections, step_metrics, tool_schemas):
+        hook.install()
 
 
 async def close() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from letta_server.replacement import require
+from letta_server.turns.request_bodies import send_as_they_are
 
 _MAX_IDLE_CONNECTIONS: Final = 100
 _IDLE_SECONDS: Final = 50.0
@@ -42,7 +43,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         if self._http is None:
             self._loop, self._http = loop, _http_client()
-        return AsyncOpenAI(**options, http_client=self._http if self._loop is loop else None)
+        return send_as_they_are(AsyncOpenAI(**options, http_client=self._http if self._loop is loop else None))
 
     async def close(self) -> None:
         """Close all connections. A later call opens a new pool."""

@@ -1,4 +1,4 @@
-"""A step's metrics after turns whose model answers at once, on both servers."""
+"""What turns leave in the database if the model answers at once, and what they read for it, on both servers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ INCOMPLETE = """
           OR step_metrics.organization_id IS DISTINCT FROM steps.organization_id
 """
 
+RUNS = """
+    SELECT runs.status, runs.stop_reason, run_metrics.num_steps, run_metrics.tools_used, run_metrics.run_ns > 0,
+           agents.last_stop_reason, agents.updated_at >= runs.created_at, agents._last_updated_by_id IS NOT NULL
+    FROM runs JOIN run_metrics USING (id) JOIN agents ON agents.id = runs.agent_id
+"""
 
-def test_every_step_has_all_its_metrics_and_the_log_no_error(
+
+def test_turns_leave_complete_records_and_no_error_in_the_log(
     letta_server: Any, server: Any, postgres: Any, database: str, model: Any, ready: Any, tmp_path: Path
 ) -> None:
     settings = server.variables(database, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="sk-anything")
@@ -35,5 +41,25 @@ def test_every_step_has_all_its_metrics_and_the_log_no_error(
     with postgres.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM step_metrics").fetchone() == (TURN_COUNT,)
         assert connection.execute(INCOMPLETE).fetchone() == (0,)
+        ended = ("completed", "end_turn", 1, None, True, "end_turn", True, True)
+        assert connection.execute(RUNS).fetchall() == [ended] * TURN_COUNT
     logs = [path.read_text("utf-8") for path in (tmp_path / "data").rglob("*.log")]
     assert "Traceback" not in "".join([started.said, *logs])
+
+
+def test_turn_reads_the_relations_of_its_agent_once(
+    letta_server: Any, gauss_factory: Any, database: str, model: Any, ready: Any
+) -> None:
+    gauss = gauss_factory("7.0")
+    settings = gauss.variables(database, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="sk-anything")
+    model.proceed.set()
+    with httpx.Client(
+        base_url=ready(letta_server.start("run", "--port", "0", settings=settings)), timeout=60, trust_env=False
+    ) as letta:
+        agent = letta.post("/v1/agents/", json=AGENT).json()["id"]
+        gauss.seen.statements.clear()
+        assert letta.post(f"/v1/agents/{agent}/messages", json={"input": "hello"}).status_code == 200
+        statements = list(gauss.seen.statements)
+    for table in ("files_agents", "agents_tags", "groups"):
+        assert len([sql for sql in statements if f"FROM {table}" in sql or f"JOIN {table}" in sql]) == 1, table
+    assert not [sql for sql in statements if "FROM steps" in sql and "steps.id IN" in sql]
