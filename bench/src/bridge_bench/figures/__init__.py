@@ -5,11 +5,23 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Final
 
-from bridge_bench.figures import backlog, bridges, latency, letta, memory, recovery, sessions, setup, throughput
+from bridge_bench.figures import (
+    backlog,
+    bridges,
+    hooks,
+    latency,
+    letta,
+    memory,
+    recovery,
+    sessions,
+    setup,
+    throughput,
+    turn,
+)
 
 FIGURES: Final[dict[str, ModuleType]] = {
     module.FIGURE.name: module
-    for module in (throughput, latency, memory, recovery, backlog, bridges, letta, setup, sessions)
+    for module in (throughput, latency, memory, recovery, backlog, bridges, letta, setup, turn, hooks, sessions)
 }
 """In the order of the report."""
 

@@ -1,0 +1,57 @@
+"""The CPU of a turn of Letta under letta-server, by the history in its context, plain and streamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bridge_bench.callers import Callers
+from bridge_bench.figure import Column, Figure
+from bridge_bench.letta_turns import AGENTS, measured, parts
+from bridge_bench.runs import Bench, Row, interleaved
+
+_HISTORIES: Final = (5, 50, 500)
+_TURNS_EACH: Final = 5
+
+FIGURE = Figure(
+    "turn",
+    "A turn of Letta, by its history",
+    f"letta-server with the scripted model, {AGENTS} agents at once, {AGENTS * _TURNS_EACH} turns. The agents begin "
+    "with so many turns in their context; streamed turns come token by token. Letta summarises a context that is too "
+    "long for the model: with 500 turns it does so in the first one, which does not count, and the column of messages "
+    "says how many are left. New connections to the model are those of 100 turns.",
+    (
+        Column("cpu_ms", "Letta's CPU, ms a turn", "{:.0f}"),
+        Column("database_cpu_ms", "PostgreSQL's", "{:.1f}"),
+        Column("turns_per_second", "turns/s", "{:.1f}"),
+        Column("messages", "messages sent", "{:.0f}"),
+        Column("connections", "connections of 100 turns", "{:.0f}"),
+    ),
+    first="history, answers",
+)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    history: int
+    streamed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.history} turns, {'streamed' if self.streamed else 'plain'}"
+
+
+def run(bench: Bench) -> list[Row]:
+    """A row for each history, plain and streamed."""
+    settings = [_Setting(history, streamed) for history in _HISTORIES for streamed in (False, True)]
+    data = bench.harness.data / "turn"
+    with parts(data) as found:
+        letta = found.letta(data / "letta")
+        callers = Callers(letta.url, letta.model, letta.api_key)
+
+        def measure(setting: _Setting) -> dict[str, float]:
+            agents = callers.new_agents(AGENTS, history=setting.history)
+            callers.talk(agents, 1)
+            return dict(measured(found, letta, agents, _TURNS_EACH, streamed=setting.streamed))
+
+        return interleaved(bench, FIGURE.name, settings, measure, name=lambda setting: setting.name)
