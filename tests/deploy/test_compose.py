@@ -133,7 +133,7 @@ def test_a_stop_leaves_time_for_the_grace(stack: dict[str, Any]) -> None:
 def _known(name: str) -> set[str]:
     if name == "letta":
         passed_on = {"OPENAI_BASE_URL", "LETTA_REDIS_HOST", "LETTA_REDIS_PORT", "LETTA_SERVER_GRACE"}
-        return {*_OURS, *passed_on, "PYTHONPATH"}
+        return {*_OURS, *passed_on, "LOG_FORMAT", "LOG_LEVEL", "PYTHONPATH"}
     model: type[BaseModel] = BridgeSettings if name == "letta-bridge" else ServiceSettings
     own = {variable for leaf in variables.leaves(model) for variable in leaf.variables(LAYOUT)}
     own |= {variable for names in LAYOUT.former.values() for variable in names}
@@ -179,7 +179,7 @@ def test_data_lies_below_data(stack: dict[str, Any]) -> None:
         for mount in service.get("volumes", [])
         if not mount.endswith(":ro") or "data/" in mount
     }
-    expected = {"./data/letta/pgdata", "./data/letta/config", "./data/letta/logs", "./data/memory", "./data/uploads"}
+    expected = {"./data/letta/pgdata", "./data/letta/config", "./data/memory", "./data/uploads"}
     assert expected <= mounts
     assert all(mount.startswith("./data/") for mount in mounts)
 

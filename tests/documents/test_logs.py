@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-SOURCES = ("shared_utils/src", "services/letta-bridge-python/src", "services/memory-python/src")
+SOURCES = (
+    "shared_utils/src",
+    "services/letta-bridge-python/src",
+    "services/letta-server/src/letta_server/logs",
+    "services/memory-python/src",
+)
 pytestmark = pytest.mark.xdist_group("logs")  # what the tests share is read once
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 EVENT = re.compile(r"^[a-z][a-z0-9_]*$")

@@ -256,11 +256,18 @@ def letta_server(tmp_path: Path, letta_command: Path) -> Iterator[LettaServer]:
 
 
 class ScriptedAnswers:
-    """An OpenAI-compatible endpoint with one model; each completion waits until ``proceed`` is set."""
+    """An OpenAI-compatible endpoint with one model; each completion waits until ``proceed`` is set.
+
+    A request that contains ``QUOTE_AND_REFUSE`` gets status 400 and the whole request in the error's message.
+    """
+
+    QUOTE_AND_REFUSE = "[[quote and refuse]]"
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.proceed = threading.Event()
+        self.messages: list[dict[str, Any]] = []
+        """The next answers; after them, and by default, a greeting."""
         script = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -268,18 +275,22 @@ class ScriptedAnswers:
                 self._answer({"object": "list", "data": [{"id": "gpt-4o-mini", "object": "model", "created": 0}]})
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                request = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 script.asked.set()
                 assert script.proceed.wait(30)
+                if script.QUOTE_AND_REFUSE in request:
+                    self._answer({"error": {"message": f"Refused: {request}", "code": "bad_request"}}, status=400)
+                    return
                 message = {"role": "assistant", "content": "hello from the model"}
+                message = script.messages.pop(0) if script.messages else message
                 usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 completion = {"id": "c-1", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini"}
                 self._answer(completion | {"choices": [choice], "usage": usage})
 
-            def _answer(self, body: dict[str, Any]) -> None:
+            def _answer(self, body: dict[str, Any], status: int = 200) -> None:
                 content = json.dumps(body).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -158,6 +159,14 @@ def test_bound_fields_are_in_every_later_line(logged: Logged) -> None:
     log.info("event")
     (line,) = logged.lines()
     assert (line["task_id"], line["user_id"]) == ("t1", logs.pseudonym("ada"))
+
+
+def test_a_line_of_another_thread_names_the_service(logged: Logged) -> None:
+    log = logged.configure()
+    thread = threading.Thread(target=log.info, args=("hello",))
+    thread.start()
+    thread.join()
+    assert logged.lines()[0]["service"] == "a-service"
 
 
 def test_message_texts_and_user_ids_can_be_switched_on(logged: Logged) -> None:

@@ -12,6 +12,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -21,6 +23,7 @@ from letta_server.console import say
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
 from letta_server.preflight import Server
+from letta_server.settings import Settings
 
 _SHUTDOWN_MARGIN: Final = 5.0
 """Seconds Letta gets to close its own things after the last request ended."""
@@ -56,7 +59,7 @@ def exit_cleanly_when_stopped() -> None:
     _handle(_leave_at_once)
 
 
-def serve(listener: socket.socket, server: Server, *, password: str | None, full_api: bool, grace: float) -> NoReturn:
+def serve(listener: socket.socket, server: Server, settings: Settings) -> NoReturn:
     """Run Letta until SIGTERM or SIGINT, then let requests in flight finish and exit 0.
 
     The process environment must be ``letta_environment``'s already.
@@ -64,14 +67,17 @@ def serve(listener: socket.socket, server: Server, *, password: str | None, full
     Args:
         listener: a bound socket.
         server: the database's.
-        password: what every request must carry; None for an open server.
-        full_api: whether Letta's whole API answers, or only the operations that the bridge uses.
-        grace: seconds the requests in flight get.
+        settings: the operator's.
     """
+    from letta_server import logs  # noqa: PLC0415 - imports pydantic and structlog
+    from shared_utils.config.settings import LogSettings  # noqa: PLC0415
+
+    log_settings = LogSettings.model_validate(asdict(settings.logs))
+    logs.configure(log_settings, secrets=settings.secrets(os.environ))
     hardening.forbid_inspection()
     app = _letta_app(server)
-    guard(app, password=password, full_api=full_api)
-    _run(app, listener, grace)
+    guard(app, password=settings.password, full_api=settings.full_api)
+    _run(app, listener, settings.grace, ready=lambda: logs.withhold_texts(log_settings))
     sys.exit(0)
 
 
@@ -90,7 +96,7 @@ def guard(app: Any, *, password: str | None, full_api: bool) -> None:
 
 
 def _letta_app(server: Server) -> Any:
-    from letta_server import hooks  # noqa: PLC0415 - imports SQLAlchemy
+    from letta_server import hooks, logs  # noqa: PLC0415 - import SQLAlchemy and structlog
     from letta_server.hooks import idle_ping, session_settings, statement_cache  # noqa: PLC0415
 
     hooks.install(server.dialect)
@@ -101,6 +107,7 @@ def _letta_app(server: Server) -> Any:
     # /openapi.json works anyway.
     sys.argv = [sys.argv[0], "--no-generation"]
     gc.disable()  # millions of objects that stay: collecting while they are made costs a second and frees nothing
+    logs.import_without_handlers()
     _import_inflect()
     _forget_nltk_download()
     _keep_configuration_in_memory()
@@ -142,14 +149,20 @@ def _keep_configuration_in_memory() -> None:
     LettaConfig.save = lambda _: None
 
 
-def _run(app: Any, listener: socket.socket, grace: float) -> None:
+def _run(app: Any, listener: socket.socket, grace: float, *, ready: Callable[[], None]) -> None:
     import uvicorn  # noqa: PLC0415
+
+    from shared_utils.observability import logs  # noqa: PLC0415
+
+    log = logs.get("letta_server.launch")
 
     class UvicornServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 host, port = listener.getsockname()[:2]
+                ready()
+                log.info("started", version=version("letta-bridge-letta-server"), letta=version("letta"), port=port)
                 say(f"Letta is ready on http://{host}:{port}")
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -171,13 +184,17 @@ def _run(app: Any, listener: socket.socket, grace: float) -> None:
         loop="uvloop",
         http="httptools",
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
     server = UvicornServer(config)
     _handle(_leave)  # uvicorn hands a signal on after its graceful end
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        log.info("stopped")
     if not server.started:
         sys.exit(1)
 

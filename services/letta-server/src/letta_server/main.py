@@ -42,6 +42,8 @@ def _run(given: argparse.Namespace) -> int:
     host, port = listener.getsockname()[:2]
     if settings.password is None and given.host not in {"127.0.0.1", "localhost", "::1"}:
         say(f"no password is set: anyone who can reach {host}:{port} can read and change every agent.")
+    if settings.encryption_key is None:
+        say("no LETTA_ENCRYPTION_KEY is set: Letta stores secrets of agents and of added providers in plain text.")
     if settings.redis is None:
         say("no Redis is set (LETTA_REDIS_HOST): Letta will not lock agents against concurrent turns.")
     else:
@@ -63,7 +65,7 @@ def _run(given: argparse.Namespace) -> int:
         )
     if settings.full_api:
         say("Letta's whole API answers (LETTA_SERVER_FULL_API): whoever has the password can run code as this process.")
-    launch.serve(listener, server, password=settings.password, full_api=settings.full_api, grace=settings.grace)
+    launch.serve(listener, server, settings)
 
 
 def _init(given: argparse.Namespace) -> int:

@@ -17,6 +17,9 @@ HEAD: Final = "1c28e167b74f"
 
 def statements(dialect: Dialect) -> list[str]:
     """All DDL for this server, in order, one statement each."""
+    from letta_server.logs import import_without_handlers  # noqa: PLC0415 - imports structlog
+
+    import_without_handlers()
     # Letta and SQLAlchemy are absent from the workspace's environment, where the unit tests run.
     from letta.orm import Base  # noqa: PLC0415
     from sqlalchemy import create_mock_engine  # noqa: PLC0415

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,12 @@ from shared_utils.config.values import header_problem, is_service_port, trimmed,
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")
 _ENCRYPTION_KEY: Final = "LETTA_ENCRYPTION_KEY"
-_PREFIXES: Final = ("LETTA_", "OPENAI_")
+_PREFIXES: Final = ("LETTA_", "LOG_", "OPENAI_")
 _KEY: Final = "_API_KEY"
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_LOG_FORMATS: Final = ("auto", "json", "console")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,15 @@ class Redis:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Which lines are logged and how; the other services' settings of the same names."""
+
+    level: str = "info"
+    format: str = "auto"
+    message_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Settings:
     """Seconds a database or Redis that is still starting is waited for."""
     grace: float
     """Seconds requests in flight get to finish when the server is stopped."""
+    logs: Logs = Logs()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, secure: bool = False) -> Settings:
@@ -87,11 +99,21 @@ class Settings:
             openai_api_key=openai_api_key,
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
             grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
+            logs=Logs(
+                _one_of(given, "LOG_LEVEL", _LOG_LEVELS, "info"),
+                _one_of(given, "LOG_FORMAT", _LOG_FORMATS, "auto"),
+                _switch(given, "LOG_MESSAGE_TEXT") or False,
+            ),
         )
+
+    def secrets(self, environment: Mapping[str, str]) -> set[str]:
+        """Values that must not turn up in a log: these settings' secrets and the keys of models' providers."""
+        own = {self.password, self.encryption_key, self.openai_api_key, self.database.password}
+        return {value for value in own | {environment[name] for name in environment if name.endswith(_KEY)} if value}
 
 
 def given_values(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what cannot be meant in variables of Letta and of models' providers.
+    """The environment without what cannot be meant in variables of Letta, of the log and of models' providers.
 
     Those are blanks (compose files pass variables on empty), line ends, quotes, and addresses that Kubernetes sets in
     ``…_PORT``. The encryption key stays as it is, to the character: with another one Letta's stored secrets cannot be
@@ -191,6 +213,13 @@ def _switch(given: Mapping[str, str], name: str) -> bool | None:
     if value not in _TRUE | _FALSE:
         raise SettingsRefused(f"{name} must be true or false, not {value!r}.")
     return value in _TRUE
+
+
+def _one_of(given: Mapping[str, str], name: str, choices: Sequence[str], default: str) -> str:
+    value = given.get(name, default).strip().lower()
+    if value not in choices:
+        raise SettingsRefused(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    return value
 
 
 def _port(given: Mapping[str, str], name: str, default: int) -> int:

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, TextIO, cast
 
@@ -58,7 +59,7 @@ def configure(
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     shared: list[Processor] = [
         _threshold,
-        _add_bound,
+        partial(_add_fields, service),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -75,7 +76,6 @@ def configure(
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    _fields.set({"service": service})
     policy.secrets = tuple(sorted(secrets, key=len, reverse=True))
     policy.salt = settings.salt.get_secret_value() if settings.salt else ""
     logging.basicConfig(handlers=[_ToStructlog()], force=True)
@@ -103,8 +103,9 @@ def bind(**fields: Any) -> None:
     _fields.set({**_fields.get(), **fields})
 
 
-def _add_bound(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {**_fields.get(), **event}
+def _add_fields(service: str, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # The service is no context variable, because a thread that a library starts has none of them.
+    return {"service": service, **_fields.get(), **event}
 
 
 def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
