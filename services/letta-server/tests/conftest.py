@@ -266,13 +266,14 @@ class ScriptedAnswers:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.proceed = threading.Event()
+        self.name = "gpt-4o-mini"
         self.messages: list[dict[str, Any]] = []
         """The next answers; after them, and by default, a greeting."""
         script = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer({"object": "list", "data": [{"id": "gpt-4o-mini", "object": "model", "created": 0}]})
+                self._answer({"object": "list", "data": [{"id": script.name, "object": "model", "created": 0}]})
 
             def do_POST(self) -> None:
                 request = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -285,7 +286,7 @@ class ScriptedAnswers:
                 message = script.messages.pop(0) if script.messages else message
                 usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
-                completion = {"id": "c-1", "object": "chat.completion", "created": 0, "model": "gpt-4o-mini"}
+                completion = {"id": "c-1", "object": "chat.completion", "created": 0, "model": script.name}
                 self._answer(completion | {"choices": [choice], "usage": usage})
 
             def _answer(self, body: dict[str, Any], status: int = 200) -> None:
@@ -315,5 +316,15 @@ class ScriptedAnswers:
 @pytest.fixture
 def model() -> Iterator[ScriptedAnswers]:
     script = ScriptedAnswers()
+    yield script
+    script.close()
+
+
+@pytest.fixture
+def other_model() -> Iterator[ScriptedAnswers]:
+    """At another address, with a model of another name, which it answers for at once."""
+    script = ScriptedAnswers()
+    script.name = "other"
+    script.proceed.set()
     yield script
     script.close()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from letta_server.addresses.url import tidy
 from letta_server.settings import Settings, given_values
 
 _BETTER: Final = {
@@ -18,11 +19,15 @@ _BETTER: Final = {
 }
 """Only where the operator says nothing."""
 
+_MODEL_ADDRESSES: Final = {"OPENAI_BASE_URL", "OPENAI_API_BASE"}
+"""Without the slash at the end: Letta compares them with OpenAI's own address to the letter, and stores them."""
+
 _OURS: Final = (
     # The password middleware is this package's: Letta's prints the password, and its tools' processes would inherit it.
     "LETTA_SERVER_SECURE",
     "LETTA_SERVER_PASSWORD",
     "LETTA_SERVER_FULL_API",
+    "LETTA_SERVER_REPOINT_AGENTS",
     "LETTA_PG_HOST",
     "LETTA_PG_PORT",
     "LETTA_PG_USER",
@@ -61,4 +66,6 @@ def letta_environment(current: Mapping[str, str], settings: Settings, data: Path
     ):
         if secret is not None:
             environment[name] = secret
+    for name in _MODEL_ADDRESSES & environment.keys():
+        environment[name] = tidy(environment[name])
     return {**_BETTER, **environment}

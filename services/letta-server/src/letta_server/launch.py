@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from letta_server import hardening, turns
+from letta_server.addresses import start as addresses
 from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
 from letta_server.errors import SettingsRefused
@@ -76,6 +77,7 @@ def serve(listener: socket.socket, server: Server, settings: Settings) -> NoRetu
     logs.configure(log_settings, secrets=settings.secrets(os.environ))
     hardening.forbid_inspection()
     app = _letta_app(server)
+    addresses.follow(settings.database, addresses.configured(_letta_server()), agents=settings.repoint_agents)
     guard(app, password=settings.password, full_api=settings.full_api)
     _run(app, listener, settings.grace, ready=lambda: logs.withhold_texts(log_settings))
     sys.exit(0)
@@ -121,6 +123,12 @@ def _letta_app(server: Server) -> Any:
     for name in ("LETTA_PG_URI", "LETTA_ENCRYPTION_KEY"):
         os.environ.pop(name, None)
     return app
+
+
+def _letta_server() -> Any:
+    from letta.server.rest_api.app import server  # noqa: PLC0415
+
+    return server
 
 
 def _import_inflect() -> None:

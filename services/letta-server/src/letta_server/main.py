@@ -1,4 +1,4 @@
-"""The command line: ``letta-server run | init | check | move | version``.
+"""The command line: ``letta-server run | init | check | move | repoint | version``.
 
 Exit codes: 0 done (or stopped by a signal), 1 something is not as it must be, 2 settings or arguments are wrong.
 """
@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from letta_server import database, env_file, initialise, launch, preflight, transfer
+from letta_server.addresses import command
+from letta_server.addresses.url import shown
 from letta_server.console import say, show
 from letta_server.environment import letta_environment
 from letta_server.errors import LettaServerError
@@ -96,7 +98,10 @@ def _check(given: argparse.Namespace) -> int:
         show(f"redis     {settings.redis} answers")
     show(f"password  {'set' if settings.password else 'not set: the server will accept requests without a password'}")
     show(f"api       {'all of it: LETTA_SERVER_FULL_API is on' if settings.full_api else 'what the bridge uses'}")
-    show(f"model     {os.environ.get('OPENAI_BASE_URL', 'OpenAI') if settings.openai_api_key else 'no OpenAI key'}")
+    address = shown(os.environ.get("OPENAI_BASE_URL") or "OpenAI")
+    show(f"model     {address if settings.openai_api_key else 'no OpenAI key'}")
+    if state is State.READY:
+        command.check(settings.database, os.environ)
     return 0
 
 
@@ -165,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     transfer.register(commands, [data], _become_letta)
+    command.register(commands, [common], _settings)
     commands.add_parser("version", help="print the versions").set_defaults(command=_version)
     return parser
 

@@ -53,6 +53,8 @@ class Settings:
     """Every request must carry it; None means an open server."""
     full_api: bool
     """Whether Letta's whole API answers, as an editor (ADE) needs it, or only the operations that the bridge uses."""
+    repoint_agents: bool
+    """Whether agents and archives of the bridge follow their provider's address at the start."""
     encryption_key: str | None = field(repr=False)
     openai_api_key: str | None = field(repr=False)
     wait: float
@@ -95,6 +97,7 @@ class Settings:
             redis=_redis(given),
             password=password,
             full_api=_switch(given, "LETTA_SERVER_FULL_API") or False,
+            repoint_agents=_switch(given, "LETTA_SERVER_REPOINT_AGENTS") or False,
             encryption_key=_secret(given, _ENCRYPTION_KEY),
             openai_api_key=openai_api_key,
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),

@@ -1,0 +1,152 @@
+"""``letta-server repoint`` on databases of either product."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from letta_server import database
+from letta_server.addresses import holders
+from letta_server.main import main
+
+pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
+
+OLD: Final = "http://old:8000/v1"
+NEW: Final = "http://new/v1"
+SECRET: Final = "s3cret"
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(filled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    for name, value in filled.server.variables(filled.name).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    # libpq's ping keeps the interpreter from running the double, which is a thread of this process.
+    monkeypatch.setattr(database, "wait_for_server", lambda *_: None)
+
+    def command(*arguments: str) -> tuple[int, str]:
+        code = main(["repoint", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return command
+
+
+@pytest.fixture
+def inhabited(filled: Any) -> Any:
+    """Agents of the bridge and of others, at the old address and elsewhere, and their archives."""
+    filled.provider("openai", OLD)
+    filled.provider("mine", OLD, added=True)
+    filled.agent("agent-1", OLD, "bridge", "user:ada")
+    filled.agent("agent-2", f"http://me:{SECRET}@old:8000/v1/", "bridge:tenant", "user:ben")
+    filled.agent("agent-3", "http://elsewhere/v1", "bridge")
+    filled.agent("agent-4", OLD, "another program")
+    filled.agent("agent-5", OLD, "bridge", provider_name="mine", provider_category="byok")
+    filled.archive("archive-1", OLD, "agent-1")
+    filled.archive("archive-2", OLD, "agent-2", "agent-4")
+    filled.archive("archive-3", OLD)
+    return filled
+
+
+def test_agents_of_the_bridge_move_and_no_other(inhabited: Any, run: Command) -> None:
+    before = inhabited.addresses()
+    code, said = run("--from", OLD, "--to", NEW)
+    assert (code, "nothing was changed" in said, inhabited.addresses()) == (0, True, before)
+    code, said = run("--from", f"{OLD}/", "--to", f"{NEW}/", "--yes")
+    assert (code, "changed." in said, SECRET in said) == (0, True, False)
+    after = inhabited.addresses()
+    assert (after["agent-1"], after["agent-2"], after["archive-1"]) == (NEW, NEW, NEW)
+    assert after["agent-5"] == f"{OLD} {NEW}", "its model is that of an added provider, its embeddings are not"
+    untouched = {"agent-3", "agent-4", "archive-2", "archive-3"}
+    assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
+    [[config]] = inhabited.execute("SELECT llm_config::text FROM agents WHERE id = 'agent-1'")
+    assert json.loads(config)["model"] == "gpt"
+    code, said = run("--from", OLD, "--to", NEW, "--yes")
+    assert (code, "no agent of the bridge has the address" in said) == (0, True)
+
+
+def test_a_tag_or_all_chooses_others(inhabited: Any, run: Command) -> None:
+    assert run("--from", OLD, "--to", NEW, "--tag", "bridge:tenant", "--yes")[0] == 0
+    after = inhabited.addresses()
+    assert (after["agent-1"], after["agent-2"]) == (OLD, NEW)
+    assert run("--from", OLD, "--to", NEW, "--all", "--yes")[0] == 0
+    after = inhabited.addresses()
+    assert {after[name] for name in ("agent-1", "agent-4", "archive-2", "archive-3")} == {NEW}
+    assert after["agent-5"].startswith(OLD)
+
+
+def test_an_interrupted_move_is_completed_by_the_same_command(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(25):
+        inhabited.agent(f"agent-many-{number:02}", OLD, "bridge")
+    monkeypatch.setattr(holders, "_BATCH", 10)
+    write, calls = holders._write, iter(range(1000))
+
+    def stopping(*arguments: Any) -> bool:
+        if next(calls) == 15:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(holders, "_write", stopping)
+    code, said = run("--from", OLD, "--to", NEW, "--yes")
+    assert (code, "run the same command again" in said) == (1, True)
+    moved = sum(address.startswith(NEW) for address in inhabited.addresses().values())
+    assert moved == 11, "the one row of the first batch, and the ten of the second"
+    monkeypatch.setattr(holders, "_write", write)
+    assert run("--from", OLD, "--to", NEW, "--yes")[0] == 0
+    left = [name for name, address in inhabited.addresses().items() if "many" in name and address != NEW]
+    assert left == []
+
+
+def test_a_row_that_changes_meanwhile_is_left_and_found_again(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, config = holders._write, json.dumps({"model": "other", "model_endpoint": OLD, "provider_name": "openai"})
+
+    def late(connection: Any, column: Any, row_id: str, *rest: Any) -> bool:
+        if row_id == "agent-1" and column.name == "llm_config":
+            inhabited.execute("UPDATE agents SET llm_config = %s WHERE id = 'agent-1'", [config])
+        return write(connection, column, row_id, *rest)
+
+    monkeypatch.setattr(holders, "_write", late)
+    code, said = run("--from", OLD, "--to", NEW, "--yes")
+    assert (code, "1 were changed by another program" in said) == (1, True)
+    monkeypatch.setattr(holders, "_write", write)
+    assert run("--from", OLD, "--to", NEW, "--yes")[0] == 0
+    [[found]] = inhabited.execute("SELECT llm_config::text FROM agents WHERE id = 'agent-1'")
+    assert json.loads(found) == json.loads(config) | {"model_endpoint": NEW}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from", OLD), "give --to, or set OPENAI_BASE_URL"),
+        (("--from", "old:8000", "--to", NEW), "--from must be a URL"),
+        (("--from", OLD, "--to", "new"), "--to must be a URL"),
+        (("--from", OLD, "--to", f"{OLD}/"), "the same address"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setenv("LETTA_PG_URI", "postgresql://me@127.0.0.1:1/letta")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert main(["repoint", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_new_address_may_come_from_the_settings_with_its_login(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://me:{SECRET}@new/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-any")
+    code, said = run("--from", OLD, "--yes")
+    assert (code, SECRET in said) == (0, False)
+    assert inhabited.addresses()["agent-1"] == f"http://me:{SECRET}@new/v1"
+    assert "provider openai is at http://old:8000/v1" in said
