@@ -34,3 +34,12 @@ def test_line_ends_and_quotes_around_model_variables_are_stripped() -> None:
     assert model
     assert (model.url, model.api_key, model.handle) == ("http://h/v1", "k", "openai-proxy/gpt-4o-mini")
     assert operators_model({"OPENAI_API_KEY": "\n", "OPENAI_BASE_URL": '""'}) is None
+
+
+def test_a_model_without_a_provider_gets_that_of_its_address() -> None:
+    model = operators_model({"OPENAI_API_KEY": "k", "LETTA_MODEL": "gpt-4"})
+    assert model is not None
+    assert (model.handle, model.name) == ("openai/gpt-4", "gpt-4")
+    model = operators_model({"OPENAI_BASE_URL": "http://h/v1", "LETTA_MODEL": "qwen"})
+    assert model is not None
+    assert model.handle == "openai-proxy/qwen"

@@ -16,6 +16,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from letta_bridge import __version__
+from letta_bridge.agents.model_handles import tell_unknown_handles
 from letta_bridge.agents.opt_out_tags import OptOutTags, TaggedOptOuts
 from letta_bridge.agents.session_manager import SessionManager
 from letta_bridge.agents.session_stores import choice_replicas, session_store
@@ -203,10 +204,12 @@ class Bridge:
                 looking = asyncio.create_task(
                     tell_left_behind(self._redis, self.settings.queue.requests), name="other-queues"
                 )
+                asking = asyncio.create_task(tell_unknown_handles(self.settings), name="model-handles")
                 try:
                     await self.intake.run()
                 finally:
                     await end_and_log(looking)
+                    await end_and_log(asking)
         finally:
             await self._close()
             await asyncio.to_thread(self.telemetry.close)

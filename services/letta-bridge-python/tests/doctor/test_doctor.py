@@ -552,7 +552,16 @@ async def test_doctor_finds_no_fault_on_a_real_letta(settings: Callable[..., Any
     levels = {one.subject: one.level for one in await report(made, deep=True) if one.subject.startswith("letta")}
     assert levels.pop("letta.agents") is not Level.FAIL  # other tests leave agents of their users there
     assert levels == dict.fromkeys(
-        ("letta", "letta.key", "letta.model", "letta.embedding", "letta.locks", "letta.turn"), Level.OK
+        (
+            "letta",
+            "letta.key",
+            "letta.model",
+            "letta.embedding",
+            "letta.addresses",
+            "letta.locks",
+            "letta.turn",
+        ),
+        Level.OK,
     )
 
 

@@ -56,7 +56,8 @@ def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
         return None
     url = url or _OPENAI
     provider = "openai" if urlsplit(url).hostname == urlsplit(_OPENAI).hostname else "openai-proxy"
-    handle = variables["LETTA_MODEL"] or f"{provider}/{_OPENAI_MODEL}"
+    handle = variables["LETTA_MODEL"] or _OPENAI_MODEL
+    handle = handle if "/" in handle else f"{provider}/{handle}"
     name = variables["MEMORY_MODEL"] or handle.partition("/")[2]
     embedding = variables["LETTA_EMBEDDING"] or ModelAccess.embedding
     return ModelAccess(url, key or "unused", name, handle, embedding)

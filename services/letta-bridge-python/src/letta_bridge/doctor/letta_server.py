@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from letta_bridge.agents.agent_duplicates import find_duplicates
+from letta_bridge.agents.model_handles import SHOWN_HANDLES, is_bare, suggestions
+from letta_bridge.doctor import model_addresses
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable
 from letta_bridge.letta.port import AgentSpec, Block, TurnMessage
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 _KNOWN_VERSION: Final = "0.16."
 _LETTA_TIMEOUT_SECONDS: Final = 15.0
 """Seconds for each question but the deep one, which has letta.timeout_seconds."""
-_SHOWN_HANDLES: Final = 5
 _KEY_ADVICE: Final = "set LETTA_API_KEY to the server's LETTA_SERVER_PASSWORD"
 
 
@@ -56,7 +57,7 @@ async def examine(settings: BridgeSettings, url: str, *, deep: bool) -> AsyncIte
 
 async def _rest(client: LettaClient, settings: BridgeSettings, subject: str, *, deep: bool) -> AsyncIterator[Finding]:
     checks: dict[str, Callable[[LettaClient, BridgeSettings, str], Awaitable[Finding]]]
-    checks = {"embedding": _embedding, "locks": _locks}
+    checks = {"embedding": _embedding, "addresses": partial(_addresses, deep=deep), "locks": _locks}
     if deep:
         checks |= {"agents": _agents, "turn": _turn}
     for name, check in checks.items():
@@ -128,11 +129,17 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
     if not known:
         return fail(
             subject,
-            f"Letta offers no model at all, so not {handle}",
+            f"Letta offers no model at all, so not {handle}{_meant(handle)}",
             "give Letta OPENAI_API_KEY or another provider's key, and make sure that it can reach the provider",
         )
-    near = difflib.get_close_matches(handle, known, n=_SHOWN_HANDLES, cutoff=0.5)
+    near = suggestions(handle, known)
     provider = handle.partition("/")[0]
+    if is_bare(handle):
+        return fail(
+            subject,
+            f"{handle} is a model's name and no handle of Letta's, which reads PROVIDER/MODEL",
+            f"set {variable}, e.g. to {', '.join(near or list(known)[:SHOWN_HANDLES])}",
+        )
     if not near and not any(other.startswith(f"{provider}/") for other in known):
         # Letta asks each provider for its models when it starts, and leaves out one that refuses.
         return fail(
@@ -140,10 +147,15 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
             f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
             "Letta cannot reach the provider",
             f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to a handle "
-            f"that it offers: {', '.join(list(known)[:_SHOWN_HANDLES])}",
+            f"that it offers: {', '.join(list(known)[:SHOWN_HANDLES])}",
         )
-    examples = ", ".join(near or list(known)[:_SHOWN_HANDLES])
+    examples = ", ".join(near or list(known)[:SHOWN_HANDLES])
     return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {examples}")
+
+
+def _meant(handle: str) -> str:
+    """What to write for a model's name without its provider."""
+    return f" (a handle reads PROVIDER/MODEL: {' or '.join(suggestions(handle, ()))})" if is_bare(handle) else ""
 
 
 async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -> Finding:
@@ -154,6 +166,10 @@ async def _locks(client: LettaClient, _settings: BridgeSettings, subject: str) -
         "Letta runs without Redis, so two turns of one agent from outside the bridge may overlap",
         "set LETTA_REDIS_HOST and LETTA_REDIS_PORT for Letta and restart it; it connects to Redis only at its start",
     )
+
+
+async def _addresses(client: LettaClient, settings: BridgeSettings, subject: str, *, deep: bool) -> Finding:
+    return await model_addresses.examine(client, settings.tenant.name, subject, deep=deep)
 
 
 async def _agents(client: LettaClient, settings: BridgeSettings, subject: str) -> Finding:

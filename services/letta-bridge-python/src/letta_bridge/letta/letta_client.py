@@ -40,7 +40,17 @@ from letta_bridge.letta.port import (
     TurnAnswer,
     TurnMessage,
 )
-from letta_bridge.letta.responses import agent_ref, failures, handles, json_object, json_objects, json_texts
+from letta_bridge.letta.responses import (
+    AgentAddress,
+    agent_address,
+    agent_ref,
+    failures,
+    handles,
+    json_object,
+    json_objects,
+    json_texts,
+    model_place,
+)
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL, Listed, Run, TurnSearch
 
 HISTORY_PAGE = 100
@@ -370,6 +380,24 @@ class LettaClient:
         async with failures(reads=True):
             response = await self._sdk.models.embeddings.with_raw_response.list()
         return handles(response.http_response)
+
+    async def provider_addresses(self) -> dict[str, str]:
+        """Name of each of Letta's own providers → address of its models; none for those without models."""
+        async with failures(reads=True):
+            response = await self._sdk.models.with_raw_response.list(provider_category=["base"])
+        found = [model_place(model) for model in json_objects(response.http_response)]
+        return dict(place for place in found if place is not None)
+
+    async def agent_addresses(self, tag: str, *, newest_first: bool, after: str | None = None) -> list[AgentAddress]:
+        """A page of agents with this tag, each with the address of its model; fifty, or the rest."""
+        async with failures(reads=True):
+            response = await self._sdk.agents.with_raw_response.list(
+                tags=[tag],
+                order="desc" if newest_first else "asc",
+                limit=_AGENT_PAGE,
+                after=after if after is not None else omit,
+            )
+        return [agent_address(agent) for agent in json_objects(response.http_response)]
 
     async def has_locks(self) -> bool:
         """Whether Letta has a Redis for its locks.

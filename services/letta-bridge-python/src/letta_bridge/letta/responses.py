@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
@@ -49,6 +50,31 @@ def json_texts(response: httpx.Response) -> list[str]:
 def handles(response: httpx.Response) -> list[str]:
     """The handles of the models that were listed."""
     return [str(model["handle"]) for model in json_objects(response) if model.get("handle")]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """Where an agent calls its model.
+
+    Provider and address are None where Letta does not say, or where somebody added the provider.
+    """
+
+    agent_id: str
+    provider: str | None
+    address: str | None
+
+
+def agent_address(agent: Mapping[str, Any]) -> AgentAddress:
+    """The address of an agent's model."""
+    place = model_place(agent.get("llm_config") or {})
+    return AgentAddress(str(agent.get("id")), *(place or (None, None)))
+
+
+def model_place(model: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Provider and address of a model, where it has both and the provider is Letta's own."""
+    provider, address = model.get("provider_name"), model.get("model_endpoint")
+    own = model.get("provider_category") in {None, "base"}
+    return (str(provider), str(address)) if own and provider and address else None
 
 
 def _parsed(response: httpx.Response, shape: type[_Shape]) -> _Shape:
