@@ -29,7 +29,7 @@ def look() -> str:
 EVALUATE: Final = """
 import contextlib
 from letta_server import hardening
-hardening.install()
+hardening.install(full_api=True)
 from letta.functions.ast_parsers import coerce_dict_args_by_annotations as coerce
 hostile = {"a": "__import__('pathlib').Path('evaluated').touch()"}
 with contextlib.suppress(ValueError):  # "Unsupported annotation", which Letta's callers expect

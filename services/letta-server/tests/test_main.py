@@ -51,6 +51,14 @@ def test_a_taken_port_is_known_before_anything_starts(capsys: pytest.CaptureFixt
     assert "Cannot listen" in capsys.readouterr().err
 
 
+def test_whole_api_without_a_password_is_refused_off_the_loopback(capsys: pytest.CaptureFixture[str]) -> None:
+    os.environ |= {"LETTA_PG_URI": "postgresql://me@127.0.0.1:1/letta", "LETTA_SERVER_FULL_API": "true"}
+    assert main(["run", "--host", "0.0.0.0", "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "LETTA_SERVER_FULL_API without a password" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--port", "x"], ["run", "--port", "65536"]])
 def test_wrong_arguments_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as leaving:

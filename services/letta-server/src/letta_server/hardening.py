@@ -1,4 +1,4 @@
-"""Takes from Letta what its agents need not have: the server's secrets, fetches of addresses in messages, ``eval``.
+"""Takes from Letta what its agents need not have: the server's secrets, fetches of named addresses, ``eval``.
 
 Each hook replaces one function of Letta's; see ``replacement``.
 """
@@ -32,10 +32,17 @@ _TOOL_VARIABLES: Final = frozenset(
 )
 """What a tool's process gets of the server's environment, beside ``LC_*``; none of it is secret."""
 _NOT_FETCHED: Final = "letta-server fetches no addresses; send the image itself, as a data: URL or in base64"
+_NO_MCP_SERVERS: Final = (
+    "letta-server registers no MCP servers from agent files, because Letta would connect to the addresses in the "
+    "file; remove mcp_servers from the file, or set LETTA_SERVER_FULL_API=true for letta-server"
+)
 
 
-def install() -> None:
+def install(*, full_api: bool) -> None:
     """Install all hooks. Imports parts of Letta.
+
+    Args:
+        full_api: leave out the hooks that only complete the allowlist, since the whole API is served.
 
     Raises:
         LettaServerError: a function is not the one its hook was written for.
@@ -43,6 +50,9 @@ def install() -> None:
     replace("letta.services.tool_sandbox.base:AsyncToolSandboxBase._gather_env_vars", _without_secrets)
     replace("letta.helpers.message_helper:_fetch_image_from_url", _refusing_to_fetch)
     replace("letta.functions.ast_parsers:resolve_type", _without_eval)
+    if not full_api:
+        # Imports of agent files are on the allowlist, operations on MCP servers are not.
+        replace("letta.services.mcp_manager:MCPManager.create_or_update_mcp_server", _refusing_mcp_servers)
 
 
 def forbid_inspection() -> None:
@@ -75,6 +85,15 @@ def _refusing_to_fetch(_original: Callable[..., Any]) -> Callable[..., Any]:
 
     async def refuse(url: str, *_: Any, **__: Any) -> NoReturn:
         raise LettaImageFetchError(url=url, reason=_NOT_FETCHED)
+
+    return refuse
+
+
+def _refusing_mcp_servers(_original: Callable[..., Any]) -> Callable[..., Any]:
+    from letta.errors import LettaInvalidArgumentError  # noqa: PLC0415
+
+    async def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise LettaInvalidArgumentError(_NO_MCP_SERVERS, argument_name="mcp_servers")
 
     return refuse
 

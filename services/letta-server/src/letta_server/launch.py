@@ -76,7 +76,7 @@ def serve(listener: socket.socket, server: Server, settings: Settings) -> NoRetu
     log_settings = LogSettings.model_validate(asdict(settings.logs))
     logs.configure(log_settings, secrets=settings.secrets(os.environ))
     hardening.forbid_inspection()
-    app = _letta_app(server)
+    app = _letta_app(server, full_api=settings.full_api)
     addresses.follow(settings.database, addresses.configured(_letta_server()), agents=settings.repoint_agents)
     guard(app, password=settings.password, full_api=settings.full_api)
     _run(app, listener, settings.grace, ready=lambda: logs.withhold_texts(log_settings))
@@ -97,7 +97,7 @@ def guard(app: Any, *, password: str | None, full_api: bool) -> None:
         app.user_middleware.append(Middleware(AllowlistMiddleware))
 
 
-def _letta_app(server: Server) -> Any:
+def _letta_app(server: Server, *, full_api: bool) -> Any:
     from letta_server import hooks, logs  # noqa: PLC0415 - import SQLAlchemy and structlog
     from letta_server.hooks import idle_ping, session_settings, statement_cache  # noqa: PLC0415
 
@@ -115,7 +115,7 @@ def _letta_app(server: Server) -> Any:
     _keep_configuration_in_memory()
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
-    hardening.install()
+    hardening.install(full_api=full_api)
     turns.install()
     gc.freeze()
     gc.enable()

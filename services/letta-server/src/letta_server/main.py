@@ -17,7 +17,7 @@ from letta_server.addresses import command
 from letta_server.addresses.url import shown
 from letta_server.console import say, show
 from letta_server.environment import letta_environment
-from letta_server.errors import LettaServerError
+from letta_server.errors import LettaServerError, SettingsRefused
 from letta_server.initialise import State
 from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
@@ -40,9 +40,15 @@ def _run(given: argparse.Namespace) -> int:
     launch.exit_cleanly_when_stopped()
     os.umask(0o077)  # Letta's files quote what users say
     settings = _settings(given)
+    unprotected = settings.password is None and given.host not in {"127.0.0.1", "localhost", "::1"}
+    if unprotected and settings.full_api:
+        raise SettingsRefused(
+            f"LETTA_SERVER_FULL_API without a password lets everybody who can reach {given.host} run code as this "
+            "process; set LETTA_SERVER_PASSWORD, or use --host 127.0.0.1."
+        )
     listener = launch.reserve(given.host, given.port)
     host, port = listener.getsockname()[:2]
-    if settings.password is None and given.host not in {"127.0.0.1", "localhost", "::1"}:
+    if unprotected:
         say(f"no password is set: anyone who can reach {host}:{port} can read and change every agent.")
     if settings.encryption_key is None:
         say("no LETTA_ENCRYPTION_KEY is set: Letta stores secrets of agents and of added providers in plain text.")

@@ -36,6 +36,9 @@ SOURCES: Final[dict[str, str]] = {
     "letta.schemas.tool:get_json_schema_from_module": (
         "02b6a4a39b58be307a248fec571742c18fe536939fb7c7263a9d8b610cae3c58"
     ),
+    "letta.services.mcp_manager:MCPManager.create_or_update_mcp_server": (
+        "f221c7e984a8368ba1cda31e467415a8df716f8c837ae7d8a094ddd4b8fe3b47"
+    ),
     "letta.services.message_manager:MessageManager._get_messages_by_id_postprocess": (
         "e3d7497293a2d2139645b4e984eef8e878417176dc42c062d45cc54b95710999"
     ),
