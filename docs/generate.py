@@ -21,6 +21,7 @@ from letta_bridge import config_layout
 from letta_bridge.former_codes import FORMER_CODES
 from letta_bridge.settings import BridgeSettings
 from local_stack import settings_reference
+from local_stack.advisories import csaf, entries, page
 from memory_service.config_layout import LAYOUT
 from memory_service.settings import ServiceSettings
 from shared_utils.persistence import catalogue
@@ -36,6 +37,7 @@ def generated() -> Mapping[str, str]:
         "docs/configuration.md": settings_reference.render(_SERVICES),
         "docs/upgrading.md": _upgrading(),
         "docs/sql.md": catalogue.render(),
+        **dict(_advisories()),
         **dict(_performance()),
     }
 
@@ -60,6 +62,16 @@ def _upgrading() -> str:
     """The page as it is, with the present tables of former names."""
     written = (CHECKOUT / "docs" / "upgrading.md").read_text(encoding="utf-8")
     return settings_reference.with_former_names(written, _SERVICES, FORMER_CODES)
+
+
+def _advisories() -> Iterator[tuple[str, str]]:
+    """The VEX statement, and the page of Letta's security with the present entries."""
+    advisories = entries.read(CHECKOUT)
+    locked = entries.locked(CHECKOUT, entries.LETTAS_LOCK)
+    yield f"docs/{csaf.DOCUMENT_ID}.json", csaf.render(advisories, locked)
+    for name, chinese in (("docs/letta-security.md", False), ("docs/letta-security.zh-CN.md", True)):
+        written = (CHECKOUT / name).read_text(encoding="utf-8")
+        yield name, page.with_entries(written, advisories, chinese=chinese)
 
 
 def _in_order_of(written: Any, values: Any) -> Any:

@@ -11,6 +11,7 @@
     ├── DatabaseUnusable    the database of the operator's environment cannot be reached, or is not fit
     ├── RedisUnusable       the Redis of the operator's environment cannot be reached, or refuses
     ├── ServesAnother       its queue belongs to another stack
+    ├── ScanFailed          the scanner of advisories gave no answer, or one that proves nothing
     └── StartFailed         a part ended, or did not become ready in time; carries the end of its log
 """
 
@@ -51,6 +52,10 @@ class RedisUnusable(StackError):
 
 class ServesAnother(StackError):
     """The queue in the operator's Redis belongs to another stack."""
+
+
+class ScanFailed(StackError):
+    """The scanner of advisories gave no answer, or one that proves nothing."""
 
 
 class StartFailed(StackError):
