@@ -83,8 +83,8 @@ Any other option is refused by its name: time limits and the like are the servic
 ## letta-server
 
 It starts Letta, which is configured by variables alone. [Its README](../services/letta-server/README.md) has them:
-`LETTA_PG_*`, `LETTA_REDIS_*`, `LETTA_SERVER_*`, `LETTA_ENCRYPTION_KEY`, and `LOG_LEVEL`, `LOG_FORMAT` and `LOG_MESSAGE_TEXT`
-as the other services.
+`LETTA_PG_*`, `LETTA_REDIS_*`, `LETTA_SERVER_*`, `LETTA_ENCRYPTION_KEY`, and `LOG_LEVEL`, `LOG_FORMAT` and
+`LOG_MESSAGE_TEXT` as the other services.
 """
 
 _BOUNDS: Final = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "multiple of {}"}
