@@ -143,3 +143,20 @@ async def test_turn_on_a_server_with_an_open_breaker_is_not_awaited_through_anot
     async with asyncio.timeout(30):
         await rig.work_off()
     assert rig.kept(task_id="t2")["source"] == "letta"
+
+
+@pytest.mark.parametrize("timeout", [5.0, 9.0])
+async def test_a_silent_server_of_a_known_agent_is_given_up_within_the_reply_budget(
+    make_rig: Callable[..., Rig], timeout: float
+) -> None:
+    """The first send has no timer beside its own time limit; all that follows it has."""
+    rig = make_rig(letta={"reply_deadline_seconds": 6.0, "timeout_seconds": timeout, "retry_attempts": 9})
+    rig.push("t0", content="hello")
+    await rig.work_off()
+    time = asyncio.get_running_loop().time
+    began = time()
+    with rig.letta.held():
+        rig.push("t1", content="slow")
+        await rig.work_off()
+    assert rig.kept(task_id="t1")["source"] == "memory-python"
+    assert 4.0 < time() - began < 6.5
