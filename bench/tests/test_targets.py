@@ -34,14 +34,18 @@ def figures() -> dict[str, Any]:
         ],
         "setup": [
             {"name": "letta-server run", "kind": "bridge", "turns_per_second": 9.0},
-            {"name": "letta server", "kind": "peer", "turns_per_second": 5.0},
+            {"name": "letta server", "kind": "peer", "turns_per_second": 1.0},
+        ],
+        "turn": [
+            {"name": "5 turns, plain", "cpu_ms": 60.0, "database_cpu_ms": 8.0},
+            {"name": "500 turns, plain", "cpu_ms": 600.0, "database_cpu_ms": 80.0},
         ],
     }
 
 
 def test_targets_are_met_where_every_figure_is_good_enough(figures: dict[str, Any]) -> None:
     judged = targets(figures)
-    assert [target.met for target in judged] == [True] * 7
+    assert [target.met for target in judged] == [True] * 9
     assert judged[0].name == "throughput against the fastest peer (fast)"
     assert judged[0].measured == "2.00 ×"
 
@@ -55,6 +59,8 @@ def test_targets_are_met_where_every_figure_is_good_enough(figures: dict[str, An
         ("latency", 0, "p99", 3.01, "added latency p99 at 100 tasks/s against the best peer (fast)"),
         ("memory", 0, "mib_10000", 400.0, "memory with 10 000 turns in flight"),
         ("setup", 0, "turns_per_second", 8.99, "turns of Letta as letta-server runs it"),
+        ("turn", 0, "cpu_ms", 60.1, "Letta's CPU for a turn of Letta (5 turns, plain)"),
+        ("turn", 0, "database_cpu_ms", 8.1, "PostgreSQL's CPU for a turn of Letta"),
         ("backlog", 1, "cpu", 0.31, "cost of a task with 100,000 waiting against 1,000"),
     ],
 )
@@ -67,7 +73,7 @@ def test_each_is_missed_by_a_hair(
 
 
 def test_targets_skip_figures_that_were_not_measured(figures: dict[str, Any]) -> None:
-    del figures["latency"], figures["backlog"], figures["memory"], figures["setup"]
+    del figures["latency"], figures["backlog"], figures["memory"], figures["setup"], figures["turn"]
     figures["throughput"] = [row for row in figures["throughput"] if row["kind"] != "peer"]
     assert [target.name for target in targets(figures)] == [f"CPU per task against {FLOOR}"]
 

@@ -6,9 +6,12 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 from urllib.parse import urlsplit
 
 from local_stack.ports import HOST
+
+_APART_SECONDS: Final = 1e-5
 
 
 @contextmanager
@@ -74,6 +77,9 @@ class _Proxy:
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, opened: float) -> None:
         """Each piece arrives half a round trip after it was sent, in order, however many are on the way."""
         loop = asyncio.get_running_loop()
+        due = 0.0
         while piece := await source.read(65536):
-            loop.call_at(max(loop.time(), opened) + self._round_trip / 2, sink.write, piece)
-        loop.call_at(max(loop.time(), opened) + self._round_trip / 2, sink.close)
+            # Timers of the same moment have no order.
+            due = max(max(loop.time(), opened) + self._round_trip / 2, due + _APART_SECONDS)
+            loop.call_at(due, sink.write, piece)
+        loop.call_at(max(loop.time(), due) + self._round_trip / 2, sink.close)

@@ -16,7 +16,9 @@ CPU_OF_BEST_PEER: Final = 0.5
 CPU_OF_FLOOR: Final = 2.5
 MEMORY_MIB: Final = 400.0
 MAX_COST_RATIO: Final = 1.3
-MIN_SETUP_SPEEDUP: Final = 1.8
+MIN_SETUP_SPEEDUP: Final = 9.0
+LETTA_CPU_MS: Final = 60.0
+DATABASE_CPU_MS: Final = 8.0
 _BASELINE: Final = "redis-py + aiohttp by hand"
 
 
@@ -39,7 +41,8 @@ class Target:
 
 def targets(figures: Figures) -> list[Target]:
     """All targets that these figures can decide."""
-    found = [judge(figures) for judge in (_throughput, _cpu, _floor, _latency, _memory, _flat, _setup)]
+    judges = (_throughput, _cpu, _floor, _latency, _memory, _flat, _setup, _turn, _database)
+    found = [judge(figures) for judge in judges]
     return [target for target in found if target is not None] + _failures(figures)
 
 
@@ -129,6 +132,23 @@ def _setup(figures: Figures) -> Target | None:
         f"{ratio:.2f} ×",
         ratio >= MIN_SETUP_SPEEDUP,
     )
+
+
+def _turn(figures: Figures) -> Target | None:
+    return _of_turn(figures, "cpu_ms", "Letta's CPU", LETTA_CPU_MS)
+
+
+def _database(figures: Figures) -> Target | None:
+    return _of_turn(figures, "database_cpu_ms", "PostgreSQL's CPU", DATABASE_CPU_MS)
+
+
+def _of_turn(figures: Figures, key: str, whose: str, most: float) -> Target | None:
+    """With the shortest history, plain: the figure's first row."""
+    row = next((row for row in figures.get("turn", ()) if key in row), None)
+    if row is None:
+        return None
+    name = f"{whose} for a turn of Letta ({row['name']})"
+    return Target(name, f"at most {most:g} ms", f"{row[key]:.1f} ms", row[key] <= most)
 
 
 def _backlog(row: Row) -> int:

@@ -8,6 +8,7 @@ from typing import Final
 from bridge_bench.figures import (
     backlog,
     bridges,
+    distance,
     hooks,
     latency,
     letta,
@@ -21,7 +22,20 @@ from bridge_bench.figures import (
 
 FIGURES: Final[dict[str, ModuleType]] = {
     module.FIGURE.name: module
-    for module in (throughput, latency, memory, recovery, backlog, bridges, letta, setup, turn, hooks, sessions)
+    for module in (
+        throughput,
+        latency,
+        memory,
+        recovery,
+        backlog,
+        bridges,
+        letta,
+        setup,
+        turn,
+        hooks,
+        distance,
+        sessions,
+    )
 }
 """In the order of the report."""
 

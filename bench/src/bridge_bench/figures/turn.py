@@ -19,7 +19,10 @@ FIGURE = Figure(
     f"letta-server with the scripted model, {AGENTS} agents at once, {AGENTS * _TURNS_EACH} turns. The agents begin "
     "with so many turns in their context; streamed turns come token by token. Letta summarises a context that is too "
     "long for the model: with 500 turns it does so in the first one, which does not count, and the column of messages "
-    "says how many are left. New connections to the model are those of 100 turns.",
+    "says how many are left. New connections to the model are those of 100 turns.\n\nWhat is left of Letta's CPU, as a "
+    "sampling profiler saw it with 20 turns of history: 43 % SQLAlchemy, for some forty statements in 18 transactions; "
+    "24 % the event loop; 7 % the request to the model; 6 % pydantic; 4 % FastAPI. A longer history costs more because "
+    "Letta reads and converts all messages of the context in each turn.",
     (
         Column("cpu_ms", "Letta's CPU, ms a turn", "{:.0f}"),
         Column("database_cpu_ms", "PostgreSQL's", "{:.1f}"),
