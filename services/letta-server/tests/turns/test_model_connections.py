@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -53,7 +54,7 @@ def run(run_with_letta: Callable[..., Any], counting_model: Any, tmp_path: Path)
     return run
 
 
-def test_hundred_turns_take_a_handful_of_connections(
+def test_hundred_turns_take_a_handful_of_connections_and_leave_no_line_above_info(
     letta_server: Any, postgres: Any, database: str, counting_model: Any, ready: Any
 ) -> None:
     settings = postgres.variables(database, OPENAI_BASE_URL=counting_model.url, OPENAI_API_KEY="sk-anything")
@@ -78,6 +79,9 @@ def test_hundred_turns_take_a_handful_of_connections(
     assert len(counting_model.connections) <= 2 * AGENT_COUNT
     started.process.terminate()
     assert started.ended(within=30) == 0
+    lines = [json.loads(line) for line in started.said.splitlines() if line.startswith("{")]
+    assert {line["event"] for line in lines} >= {"started", "stopped"}
+    assert [line for line in lines if line["level"] not in {"debug", "info"}] == []
 
 
 def test_answers_and_streams_and_embeddings_share_one_connection(
