@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from shared_utils.config.settings import LogSettings
 from shared_utils.observability import logs, redaction
 from shared_utils.observability.logs import redact_text
 from shared_utils.observability.redaction import Policy
+
+SECRET = "what a user said"
 
 
 class Logged:
@@ -46,11 +50,14 @@ def fail(error: Any) -> None:
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
     monkeypatch.setattr(logging.root, "handlers", [])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setattr(redaction, "policy", Policy())
     monkeypatch.setattr(logs, "policy", redaction.policy)
     level = logging.root.level
+    fields = logs._fields.set({})
     yield Logged(capsys)
+    logs._fields.reset(fields)
     logging.captureWarnings(capture=False)
     logging.root.setLevel(level)
     structlog.reset_defaults()
@@ -215,13 +222,6 @@ def test_a_librarys_own_level_is_taken_for_the_one_below(logged: Logged) -> None
     assert logged.lines()[0]["level"] == "warning"
 
 
-def test_a_librarys_wrong_call_does_not_fail_its_caller(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-    logged.configure(format="json")
-    logging.getLogger("some.library").warning("%d", "no number")
-    assert logged.lines() == []
-
-
 @pytest.mark.parametrize(
     "key", ["password", "redis_password", "passwd", "secret", "client_secret", "token", "api_key", "apikey",
             "letta_api_key", "Authorization", "access_token"],
@@ -273,3 +273,52 @@ def test_a_value_that_is_no_text_is_searched_too(logged: Logged, value: Any) -> 
     logged.configure(format="json").info("event", value=value, deep=[{"value": value}])
     assert logged.lines()
     assert "hunter2" not in logged.text()
+
+
+class Defective:
+    """Raises where Python cannot hand the exception to anybody."""
+
+    def __del__(self) -> None:
+        raise ValueError(SECRET)
+
+
+def test_a_line_that_cannot_be_written_does_not_fail_its_caller() -> None:
+    with Path("/dev/full").open("w", buffering=1, encoding="utf-8") as full:
+        logs.configure(LogSettings(format="json"), "a-service", stream=full)
+        logs.get("a.module").info("turn_settled")
+        logging.getLogger("a library").error("said %s", SECRET)
+        with contextlib.suppress(OSError):
+            full.close()
+    logs.get("a.module").info("turn_settled")
+
+
+def test_half_an_emoji_does_not_fail_the_line(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        logs.configure(LogSettings(format="json"), "a-service", stream=stream)
+        logs.get("a.module").info("turn_settled", task_id="t\ud83d")
+    assert json.loads((tmp_path / "log").read_text("utf-8"))["task_id"] == "t\ud83d"
+
+
+def test_a_librarys_wrong_log_call_leaves_a_line_without_its_text(
+    logged: Logged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged.configure(format="json")
+    logging.getLogger("a library").error("said %d", SECRET)
+    said = capsys.readouterr()
+    assert "a log call that failed: TypeError" in json.loads(said.out)["detail"]
+    assert SECRET not in said.out + said.err
+
+
+def test_exceptions_of_threads_and_finalizers_are_lines_without_secrets(
+    logged: Logged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged.configure(SECRET, format="json")
+    thread = threading.Thread(target=fail, args=(ValueError(SECRET),))
+    thread.start()
+    thread.join()
+    Defective()
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["detail"] for line in lines] == ["A thread crashed", "An exception was ignored"]
+    assert all("ValueError: ***" in line["exception"] for line in lines)
+    assert (SECRET in said.out, said.err) == (False, "")

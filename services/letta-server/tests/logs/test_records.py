@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,3 +122,45 @@ def test_texts_are_written_where_that_is_switched_on(events: list[Any]) -> None:
     quoting.emit(record("Letta.letta.x", logging.ERROR, "said %s", SECRET, error=error))
     assert events[0]["detail"] == f"said {SECRET}"
     assert events[0]["exception"].endswith(f"ValueError: {SECRET}")
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    reason: str = SECRET
+
+
+def test_an_exception_that_takes_no_attribute_is_logged(
+    handler: RecordHandler, events: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler.emit(record("Letta.x", logging.ERROR, SECRET, error=raised(Frozen())))
+    assert "in raised" in events[0]["exception"]
+    assert SECRET not in f"{events}{capsys.readouterr()}"
+
+
+def test_a_log_call_that_fails_quotes_nothing(
+    handler: RecordHandler, events: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler.quoting = True
+    handler.emit(record("Letta.x", logging.ERROR, "said %d", SECRET))
+    assert [event["detail"] for event in events] == ["<a log call that failed: TypeError at /nowhere.py:1>"]
+    assert SECRET not in f"{events}{capsys.readouterr()}"
+
+
+def test_a_dropped_warning_leaves_the_traceback_to_the_error_that_follows() -> None:
+    program = """
+import logging
+from letta_server import logs
+from shared_utils.config.settings import LogSettings
+logs.configure(LogSettings(level="error"), secrets=())
+try:
+    raise ValueError
+except ValueError as error:
+    logging.getLogger("Letta.x").warning("first", exc_info=True)
+    logging.getLogger("uvicorn.error").error("second", exc_info=error)
+"""
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [line] = map(json.loads, done.stdout.splitlines())
+    assert (line["module"], "Traceback" in line["exception"]) == ("uvicorn.error", True)

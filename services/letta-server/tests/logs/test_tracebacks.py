@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from enum import Enum
 from typing import Any
 
@@ -16,6 +17,11 @@ class Refused(Exception):
         super().__init__(message)
         for name, value in fields.items():
             setattr(self, name, value)
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise ValueError(SECRET)
 
 
 class Code(Enum):
@@ -35,6 +41,13 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         (ValueError(SECRET), f"ValueError: <{len(SECRET)} characters>"),
         (KeyError(), "KeyError"),
         (OSError(errno.ECONNREFUSED, "Connection refused"), "ConnectionRefusedError: [Errno 111] Connection refused"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", SECRET),
+            "FileNotFoundError: [Errno 2] No such file or directory",
+        ),
+        (TimeoutError(SECRET), f"TimeoutError: <{len(SECRET)} characters>"),
+        (socket.gaierror(-2, "Name or service not known"), "socket.gaierror: Name or service not known"),
+        (Untold(), "Untold"),
         (Refused(SECRET, status_code=400, code="bad_request"), "Refused: status_code 400, code bad_request"),
         (Refused(SECRET, code=Code.TOO_LONG), "Refused: code CONTEXT_TOO_LONG"),
         (Refused(SECRET, code=SECRET), f"Refused: <{len(SECRET)} characters>"),

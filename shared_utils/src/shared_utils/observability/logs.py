@@ -5,8 +5,10 @@ docs/logs.md lists every event; :mod:`shared_utils.observability.redaction` hide
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import threading
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -19,7 +21,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from shared_utils.config.settings import LogSettings
 from shared_utils.observability.redaction import policy, pseudonym, redact, redact_text
 
-__all__ = ["adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
+__all__ = ["LibraryHandler", "adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
 
 _LOG_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 """The levels structlog knows; a library may log at one in between."""
@@ -58,6 +60,8 @@ def configure(
         stream: where to; standard output where not given.
     """
     stream = stream or sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # for half an emoji in an id
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     shared: list[Processor] = [
         _threshold,
@@ -75,7 +79,7 @@ def configure(
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: _LineLogger(stream),
         cache_logger_on_first_use=True,
     )
     policy.secrets = tuple(sorted(secrets, key=len, reverse=True))
@@ -83,6 +87,8 @@ def configure(
     logging.basicConfig(handlers=[_ToStructlog()], force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_crash
+    threading.excepthook = _log_thread_crash
+    sys.unraisablehook = _log_ignored
     adjust(settings)
 
 
@@ -117,7 +123,43 @@ def _log_crash(kind: type[BaseException], error: BaseException, traceback: Trace
     get("shared_utils.logs").critical("crashed", exc_info=(kind, error, traceback))
 
 
-class _ToStructlog(logging.Handler):
+def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
+    if not issubclass(crash.exc_type, SystemExit):
+        _log_stray("A thread crashed", crash.exc_value)
+
+
+def _log_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    _log_stray("An exception was ignored", ignored.exc_value)
+
+
+def _log_stray(detail: str, error: BaseException | None) -> None:
+    # By the root handler, which knows whether texts may be written.
+    logging.getLogger("shared_utils.logs").error(detail, exc_info=error)
+
+
+class _LineLogger(structlog.PrintLogger):
+    """Drops a line that cannot be written (disk full, reader gone): a log must not fail what it reports on."""
+
+    def msg(self, message: str) -> None:
+        try:
+            super().msg(message)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            return
+
+    log = debug = info = warn = warning = error = critical = fatal = failure = err = exception = msg
+
+
+class LibraryHandler(logging.Handler):
+    """Base of handlers of libraries' log records. A record that cannot be written leaves a line without its text."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        # The original prints message and arguments, which may quote a user, to standard error.
+        reason = type(sys.exc_info()[1]).__name__
+        place = f"{record.pathname}:{record.lineno}"
+        get(record.name).error("library_log", detail=f"<a log call that failed: {reason} at {place}>")
+
+
+class _ToStructlog(LibraryHandler):
     """The libraries' own log lines, in the same format."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -12,6 +13,7 @@ import structlog
 
 from letta_server.logs.templates import template
 from letta_server.logs.tracebacks import describe, traceback_text
+from shared_utils.observability.logs import LibraryHandler
 
 _LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 """The levels structlog knows."""
@@ -64,7 +66,7 @@ _REFUSALS: Final = frozenset(
 like that too, but may be a defect."""
 
 
-class RecordHandler(logging.Handler):
+class RecordHandler(LibraryHandler):
     """Writes log records as events. The program's threshold decides which levels are written."""
 
     quoting = True
@@ -104,7 +106,8 @@ class RecordHandler(logging.Handler):
             fields["error"] = describe(error, quoting=self.quoting)
             if (record.exc_info or level >= logging.ERROR) and not _is_logged(error):
                 fields["exception"] = traceback_text(error, quoting=self.quoting)
-                setattr(error, _LOGGED, True)
+                with contextlib.suppress(AttributeError, TypeError):  # a frozen exception, or one with slots
+                    setattr(error, _LOGGED, True)
         return level, fields
 
 

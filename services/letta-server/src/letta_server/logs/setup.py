@@ -34,8 +34,9 @@ def configure(settings: LogSettings, *, secrets: Collection[str]) -> None:
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     logs.configure(settings, _SERVICE, secrets=secrets, stream=stream)
     logging.basicConfig(handlers=[RecordHandler()], force=True)
-    # Letta's own lines below warning are for whoever develops it.
-    logging.getLogger(_LETTA).setLevel(logging.DEBUG if settings.level == "debug" else logging.WARNING)
+    # Letta's own lines below warning are for whoever develops it. A record below the threshold must not reach the
+    # handler, which writes the traceback of an exception only once.
+    logging.getLogger(_LETTA).setLevel(logging.DEBUG if settings.level == "debug" else logging.getLogger().level)
     # Letta prints its version and its default user, and tool code that failed.
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
 

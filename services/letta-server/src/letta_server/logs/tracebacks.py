@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import socket
+import ssl
 import traceback
 from collections.abc import Iterator
 from typing import Final
@@ -34,14 +38,29 @@ def traceback_text(error: BaseException, *, quoting: bool) -> str:
 def describe(error: BaseException, *, quoting: bool) -> str:
     """One line: the exception's class and what it says."""
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    if quoting or isinstance(error, OSError):  # the system's own words, a path or an address
+    if quoting:
         return f"{name}: {error}".removesuffix(": ")
+    if isinstance(error, OSError) and (words := _system_words(error)):
+        return f"{name}: {words}"
     original = getattr(error, "orig", None)  # SQLAlchemy's exceptions quote statements and parameters
     if isinstance(original, BaseException):
         return f"{name}: {describe(original, quoting=False)}"
     codes = [f"{field} {code}" for field in _CODES if (code := _code(error, field))]
-    length = len(str(error))
+    try:
+        length = len(str(error))
+    except Exception:  # noqa: BLE001  # of a class whose text is defective
+        length = 0
     return f"{name}: {', '.join(codes)}" if codes else f"{name}: <{length} characters>" if length else name
+
+
+def _system_words(error: OSError) -> str:
+    """What the system says; empty where a library raised it with a text. File names may quote a request."""
+    if isinstance(error, ssl.SSLError):
+        return _code(error, "reason") or ""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or ""
+    number = error.errno
+    return "" if number is None or number not in errno.errorcode else f"[Errno {number}] {os.strerror(number)}"
 
 
 def _code(error: BaseException, field: str) -> str | None:
