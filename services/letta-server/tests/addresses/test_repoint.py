@@ -80,6 +80,14 @@ def test_a_tag_or_all_chooses_others(inhabited: Any, run: Command) -> None:
     assert after["agent-5"].startswith(OLD)
 
 
+@pytest.mark.parametrize("tag", ["user:50%", "user:%s", "it's", "a\\b", "用户"])
+def test_a_tag_is_a_value_whatever_its_characters(filled: Any, run: Command, tag: str) -> None:
+    filled.agent("agent-1", OLD, tag)
+    filled.agent("agent-2", OLD, "user:500")
+    assert run("--from", OLD, "--to", NEW, "--tag", tag, "--yes")[0] == 0
+    assert filled.addresses() == {"agent-1": NEW, "agent-2": OLD}
+
+
 def test_an_interrupted_move_is_completed_by_the_same_command(
     inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ _BATCH: Final = 500
 """Rows of a transaction."""
 _PROXY: Final = "-proxy"
 """What Letta puts after the provider's name in handles, where the address is not OpenAI's."""
-_BRIDGES: Final = sql.SQL("(tag = 'bridge' OR tag LIKE 'bridge:%%' OR tag LIKE 'restoring:bridge%%')")
+_BRIDGES: Final = sql.SQL("(tag = 'bridge' OR tag LIKE 'bridge:%' OR tag LIKE 'restoring:bridge%')")
 """The tags that the bridge gives its agents, of any tenant, and those it is restoring."""
 
 
@@ -153,11 +153,20 @@ def _places(connection: Connection, scope: Scope, column: Column) -> Iterator[Pl
 
 def _batch(connection: Connection, scope: Scope, place: Place, after: str) -> list[tuple[str, str]]:
     question = sql.SQL(
-        "SELECT id, {config}::text FROM {table} WHERE id > %s AND {config}->>{key} = %s AND {mine} "
-        "AND coalesce({provider}, '') IN (%s, %s) ORDER BY id LIMIT %s"
-    ).format(provider=place.column.provider, mine=_mine(scope, place.column), **_names(place.column))
-    providers = [place.provider, place.provider + _PROXY]
-    rows = connection.execute(question, [after, place.address, *providers, _BATCH]).fetchall()
+        "SELECT id, {config}::text FROM {table} WHERE id > {after} AND {config}->>{key} = {address} AND {mine} "
+        "AND coalesce({provider}, '') IN ({name}, {proxy}) ORDER BY id LIMIT {limit}"
+    ).format(
+        # Literals and no parameters: with parameters, psycopg takes a % in a tag for a placeholder.
+        after=sql.Literal(after),
+        address=sql.Literal(place.address),
+        mine=_mine(scope, place.column),
+        provider=place.column.provider,
+        name=sql.Literal(place.provider),
+        proxy=sql.Literal(place.provider + _PROXY),
+        limit=sql.Literal(_BATCH),
+        **_names(place.column),
+    )
+    rows = connection.execute(question).fetchall()
     return [(str(row_id), str(config)) for row_id, config in rows]
 
 
