@@ -88,6 +88,8 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (URI | {"LETTA_SERVER_WAIT": "inf"}, "LETTA_SERVER_WAIT"),
         (URI | {"LETTA_SERVER_GRACE": "-1"}, "LETTA_SERVER_GRACE"),
         (URI | {"OPENAI_BASE_URL": "http://model/v1"}, "OPENAI_API_KEY"),
+        (URI | {"OPENAI_API_KEY": "a", "OPENAI_BASE_URL": "model/v1"}, "OPENAI_BASE_URL must be a URL"),
+        (URI | {"OPENAI_API_KEY": "a", "OPENAI_API_BASE": "http://me:a/b@model/v1"}, "OPENAI_API_BASE must be a URL"),
         (URI | {"OPENAI_API_KEY_FILE": "/nowhere/key"}, "/nowhere/key"),
         (URI | {"OPENAI_API_KEY": "a", "OPENAI_API_KEY_FILE": "/b"}, "keep one"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from letta_server.addresses.url import tidy
-from letta_server.settings import Settings, given_values
+from letta_server.settings import MODEL_ADDRESSES, Settings, given_values
 
 _BETTER: Final = {
     # Letta's default opens and closes some 20 connections a message; a pool halves the time of a turn.
@@ -18,9 +18,6 @@ _BETTER: Final = {
     "LETTA_TRACK_PROVIDER_TRACE": "false",
 }
 """Only where the operator says nothing."""
-
-_MODEL_ADDRESSES: Final = {"OPENAI_BASE_URL", "OPENAI_API_BASE"}
-"""Without the slash at the end: Letta compares them with OpenAI's own address to the letter, and stores them."""
 
 _OURS: Final = (
     # The password middleware is this package's: Letta's prints the password, and its tools' processes would inherit it.
@@ -66,6 +63,7 @@ def letta_environment(current: Mapping[str, str], settings: Settings, data: Path
     ):
         if secret is not None:
             environment[name] = secret
-    for name in _MODEL_ADDRESSES & environment.keys():
+    # Without the slash at the end: Letta compares them with OpenAI's own address to the letter, and stores them.
+    for name in environment.keys() & MODEL_ADDRESSES:
         environment[name] = tidy(environment[name])
     return {**_BETTER, **environment}

@@ -1,6 +1,7 @@
 """The command line: ``letta-server run | init | check | move | repoint | version``.
 
-Exit codes: 0 done (or stopped by a signal), 1 something is not as it must be, 2 settings or arguments are wrong.
+Exit codes: 0 done (or a server that a signal stopped), 1 something is not as it must be, 2 settings or arguments are
+wrong, 130 a command that Ctrl-C stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from letta_server import database, env_file, initialise, launch, preflight, transfer
 from letta_server.addresses import command
@@ -23,6 +25,9 @@ from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
 from shared_utils.private_files import make_folder
 
+_STOPPED: Final = 130
+"""The shell's exit code of a program that SIGINT ended."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -32,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LettaServerError as error:
         say(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        return 0
+    except KeyboardInterrupt:  # not of a server, which handles its signals: a command that did not end its work
+        say("stopped by Ctrl-C before the end.")
+        return _STOPPED
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -104,10 +110,9 @@ def _check(given: argparse.Namespace) -> int:
         show(f"redis     {settings.redis} answers")
     show(f"password  {'set' if settings.password else 'not set: the server will accept requests without a password'}")
     show(f"api       {'all of it: LETTA_SERVER_FULL_API is on' if settings.full_api else 'what the bridge uses'}")
-    address = shown(os.environ.get("OPENAI_BASE_URL") or "OpenAI")
-    show(f"model     {address if settings.openai_api_key else 'no OpenAI key'}")
+    show(f"model     {shown(settings.model_address) if settings.model_address else 'no OpenAI key'}")
     if state is State.READY:
-        command.check(settings.database, os.environ)
+        command.check(settings.database, settings.model_address)
     return 0
 
 

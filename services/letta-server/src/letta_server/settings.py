@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from letta_server.addresses.url import OPENAI, is_address, tidy
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
 from shared_utils.config.values import header_problem, is_service_port, trimmed, unquoted, value_problem
@@ -16,6 +17,7 @@ _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTI
 _ENCRYPTION_KEY: Final = "LETTA_ENCRYPTION_KEY"
 _PREFIXES: Final = ("LETTA_", "LOG_", "OPENAI_")
 _KEY: Final = "_API_KEY"
+MODEL_ADDRESSES: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -57,6 +59,8 @@ class Settings:
     """Whether agents and archives of the bridge follow their provider's address at the start."""
     encryption_key: str | None = field(repr=False)
     openai_api_key: str | None = field(repr=False)
+    model_address: str | None = field(repr=False)
+    """Where Letta's provider of the name ``openai`` is from the next start on; None without its key."""
     wait: float
     """Seconds a database or Redis that is still starting is waited for."""
     grace: float
@@ -85,7 +89,8 @@ class Settings:
                 "Secure mode requires a password; set LETTA_SERVER_PASSWORD or LETTA_SERVER_PASSWORD_FILE."
             )
         openai_api_key = _header_secret(given, "OPENAI_API_KEY")
-        if openai_api_key is None and given.keys() & {"OPENAI_BASE_URL", "OPENAI_API_BASE"}:
+        address = _model_address(given)
+        if openai_api_key is None and address is not None:
             raise SettingsRefused(
                 "OPENAI_BASE_URL is set without OPENAI_API_KEY, so Letta ignores it; set the key too (any text if the "
                 "endpoint needs none)."
@@ -100,6 +105,7 @@ class Settings:
             repoint_agents=_switch(given, "LETTA_SERVER_REPOINT_AGENTS") or False,
             encryption_key=_secret(given, _ENCRYPTION_KEY),
             openai_api_key=openai_api_key,
+            model_address=(address or OPENAI) if openai_api_key else None,
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
             grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
             logs=Logs(
@@ -162,6 +168,19 @@ def _database(given: Mapping[str, str]) -> DatabaseUrl:
         password=password,
         name=given["LETTA_PG_DB"].strip(),
     )
+
+
+def _model_address(given: Mapping[str, str]) -> str | None:
+    """What Letta takes for it, which prefers the first name."""
+    for name in MODEL_ADDRESSES:
+        if name in given:
+            if not is_address(given[name]):
+                raise SettingsRefused(
+                    f"{name} must be a URL such as http://127.0.0.1:11434/v1; in a login, write /, ? and # as %2F, %3F "
+                    "and %23."
+                )
+            return tidy(given[name])
+    return None
 
 
 def _redis(given: Mapping[str, str]) -> Redis | None:

@@ -10,6 +10,7 @@ import pytest
 
 from letta_server import database
 from letta_server.addresses import holders
+from letta_server.addresses.url import OPENAI
 from letta_server.main import main
 
 pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
@@ -25,7 +26,8 @@ Command = Callable[..., tuple[int, str]]
 def run(filled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     for name, value in filled.server.variables(filled.name).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     # libpq's ping keeps the interpreter from running the double, which is a thread of this process.
     monkeypatch.setattr(database, "wait_for_server", lambda *_: None)
 
@@ -137,6 +139,7 @@ def test_a_row_that_changes_meanwhile_is_left_and_found_again(
         (("--from", OLD), "give --to, or set OPENAI_BASE_URL"),
         (("--from", "old:8000", "--to", NEW), "--from must be a URL"),
         (("--from", OLD, "--to", "new"), "--to must be a URL"),
+        (("--from", OLD, "--to", f"{NEW} {NEW}"), "--to must be a URL"),
         (("--from", OLD, "--to", f"{OLD}/"), "the same address"),
     ],
 )
@@ -158,3 +161,50 @@ def test_the_new_address_may_come_from_the_settings_with_its_login(
     assert (code, SECRET in said) == (0, False)
     assert inhabited.addresses()["agent-1"] == f"http://me:{SECRET}@new/v1"
     assert "provider openai is at http://old:8000/v1" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"OPENAI_BASE_URL": f'"{NEW}/"'}, NEW),
+        ({"OPENAI_API_BASE": NEW}, NEW),
+        ({"OPENAI_BASE_URL": "", "OPENAI_API_BASE": NEW}, NEW),
+        ({}, OPENAI),
+    ],
+)
+def test_check_and_repoint_read_the_address_as_the_start_does(
+    inhabited: Any,
+    run: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, str],
+    wanted: str,
+) -> None:
+    for name, value in (given | {"OPENAI_API_KEY": "sk-any"}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert f"model     {wanted}\n" in said
+    assert f"the next start makes it {wanted}\n" in said
+    assert f"letta-server repoint --from {OLD} --to {wanted} --yes" in said
+    code, said = run("--from", OLD)
+    assert (code, f"{OLD} -> {wanted}\n" in said) == (0, True)
+
+
+def test_a_database_that_fails_while_counting_is_named(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "places", lambda connection, _: connection.execute("SELECT 1 / 0"))
+    code, said = run("--from", OLD, "--to", NEW)
+    assert (code, "Interrupted (division by zero)" in said) == (1, True)
+
+
+def test_a_command_that_is_stopped_before_its_work_does_not_succeed(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(database, "wait_for_server", stopped)
+    code, said = run("--from", OLD, "--to", NEW, "--yes")
+    assert (code, "stopped" in said, inhabited.addresses()["agent-1"]) == (130, True, OLD)

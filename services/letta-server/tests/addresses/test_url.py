@@ -34,7 +34,23 @@ def test_no_login_and_no_query_is_shown_and_what_is_shown_finds_the_address() ->
     assert same(shown(address), address)
 
 
-@pytest.mark.parametrize("text", ["", "host/v1", "postgresql://host/v1", "http://", "http://host:port/v1"])
+@pytest.mark.parametrize("password", ["s3/cret", "s3#cret", "s3?cret", "s3@cret", "/s3cret", "[s3cret"])
+def test_a_password_that_should_have_been_escaped_is_not_shown(password: str) -> None:
+    assert shown(f"http://me:{password}@host/v1") == "http://host/v1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host/v1",
+        "http://host/v1 http://other/v1",
+        "http://me:s3/cret@host/v1",
+        "postgresql://host/v1",
+        "http://",
+        "http://host:port/v1",
+    ],
+)
 def test_other_texts_are_no_addresses(text: str) -> None:
     assert not is_address(text)
 

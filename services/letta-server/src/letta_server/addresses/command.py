@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import psycopg
@@ -73,7 +72,7 @@ def register(
 
 
 def _repoint(given: argparse.Namespace, settings: Settings) -> int:
-    source, target = tidy(given.source), tidy(given.target or os.environ.get("OPENAI_BASE_URL", ""))
+    source, target = tidy(given.source), tidy(given.target or settings.model_address or "")
     if not target:
         raise SettingsRefused("The new address is missing; give --to, or set OPENAI_BASE_URL.")
     for option, address in (("--from", source), ("--to", target)):
@@ -83,23 +82,27 @@ def _repoint(given: argparse.Namespace, settings: Settings) -> int:
         raise SettingsRefused("--from and --to are the same address; name two.")
     scope = Scope(tuple(given.tag), every=given.every)
     database.wait_for_server(settings.database, settings.wait)
-    with _letta_database(settings) as connection:
-        found = holders.places(connection, scope)
-        chosen = [(place, target) for place in found if same(source, place.address) and place.address != target]
-        if not chosen:
-            _say_none(source, found, scope)
-            return 0
-        for place, address in chosen:
-            show(f"{place.count} {place.column.what}: {shown(place.address)} -> {shown(address)}")
-        _note_other_providers(connection, chosen)
-        if not given.yes:
-            say("nothing was changed; add --yes to change them.")
-            return 0
-        try:
-            done = holders.move(connection, scope, chosen)
-        except (psycopg.Error, KeyboardInterrupt) as error:
-            reason = error.diag.message_primary if isinstance(error, psycopg.Error) else "stopped"
-            raise LettaServerError(f"Interrupted ({reason}); run the same command again to change the rest.") from None
+    try:
+        with _letta_database(settings) as connection:
+            return _move(connection, scope, source, target, yes=given.yes)
+    except (psycopg.Error, KeyboardInterrupt) as error:
+        reason = _reason(error) if isinstance(error, psycopg.Error) else "stopped"
+        raise LettaServerError(f"Interrupted ({reason}); run the same command again to change the rest.") from None
+
+
+def _move(connection: Connection, scope: Scope, source: str, target: str, *, yes: bool) -> int:
+    found = holders.places(connection, scope)
+    chosen = [(place, target) for place in found if same(source, place.address) and place.address != target]
+    if not chosen:
+        _say_none(source, found, scope)
+        return 0
+    for place, address in chosen:
+        show(f"{place.count} {place.column.what}: {shown(place.address)} -> {shown(address)}")
+    _note_other_providers(connection, chosen)
+    if not yes:
+        say("nothing was changed; add --yes to change them.")
+        return 0
+    done = holders.move(connection, scope, chosen)
     say(f"{done.changed} changed.")
     if done.skipped:
         say(f"{done.skipped} were changed by another program meanwhile; run the same command again.")
@@ -107,16 +110,15 @@ def _repoint(given: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def check(url: DatabaseUrl, environment: Mapping[str, str]) -> None:
+def check(url: DatabaseUrl, wanted: str | None) -> None:
     """Show each provider's address, and say which agents of the bridge have another one.
 
     Args:
         url: a database with Letta's schema.
-        environment: has OPENAI_BASE_URL.
+        wanted: the configured address of the provider openai.
     """
     with _open(url) as connection:
         known = _provider_addresses(connection)
-        wanted = tidy(environment.get("OPENAI_BASE_URL", ""))
         for name, address in known.items():
             becomes = (
                 f"; the next start makes it {shown(wanted)}"
@@ -139,6 +141,10 @@ def _open(url: DatabaseUrl) -> Connection:
     if connection is None:
         raise DatabaseUnfit(f"Database {url} does not exist.")
     return connection
+
+
+def _reason(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _provider_addresses(connection: Connection) -> dict[str, str]:

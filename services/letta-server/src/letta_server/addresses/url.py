@@ -10,6 +10,7 @@ OPENAI: Final = "https://api.openai.com/v1"
 """Only with exactly this one does Letta name models ``openai/…`` and not ``openai-proxy/…``."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _LOGIN: Final = re.compile(r"(?<=//)[^/?#]*@")
+_LOGIN_TO_ESCAPE: Final = re.compile(r"(?<=//).*@")
 _QUERY: Final = re.compile(r"[?#].*")
 
 
@@ -20,13 +21,16 @@ def tidy(address: str) -> str:
 
 def shown(address: str) -> str:
     """The address without user, password and query, which may hold keys; :func:`same` finds it by that."""
-    return _QUERY.sub("", _LOGIN.sub("", address))
+    # What is no URL may be one whose password has a /, ? or # in it.
+    login = _LOGIN_TO_ESCAPE if _split(address) is None else _LOGIN
+    return _QUERY.sub("", login.sub("", address))
 
 
 def is_address(address: str) -> bool:
     """Whether it is a URL of a model: http or https, with a host."""
     parts = _split(tidy(address))
-    return parts is not None and parts.scheme in _DEFAULT_PORTS and bool(parts.hostname)
+    blank = any(map(str.isspace, tidy(address)))
+    return parts is not None and parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and not blank
 
 
 def same(one: str, other: str) -> bool:
@@ -59,4 +63,4 @@ def _split(address: str) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         return None
-    return parts
+    return None if parts.netloc.endswith(":") else parts  # a login, cut at the slash in its password
