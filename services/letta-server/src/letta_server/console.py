@@ -12,3 +12,4 @@ def say(sentence: str) -> None:
 
 def show(line: str) -> None:
     sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()  # in order with the sentences, also where both go into one file

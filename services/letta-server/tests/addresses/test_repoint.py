@@ -72,6 +72,23 @@ def test_agents_of_the_bridge_move_and_no_other(inhabited: Any, run: Command) ->
     assert (code, "no agent of the bridge has the address" in said) == (0, True)
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_added_provider_with_the_name_of_lettas_own_is_told_by_its_address(
+    filled: Any, run: Command, *, deleted: bool
+) -> None:
+    filled.provider("openai", OLD)
+    added = filled.provider("mine", "http://mine/v1/", added=True, deleted=deleted)
+    filled.execute("UPDATE providers SET name = 'openai' WHERE id = %s", [added])
+    filled.agent("agent-1", OLD, "bridge")
+    filled.archive("archive-1", OLD, "agent-1")
+    filled.agent("agent-2", OLD, "bridge")
+    filled.archive("archive-2", "http://mine/v1", "agent-2")
+    assert run("--from", OLD, "--to", NEW, "--yes")[0] == 0
+    assert run("--from", "http://mine/v1", "--to", NEW, "--yes")[0] == 0
+    moved = dict.fromkeys(("agent-1", "agent-2", "archive-1"), NEW)
+    assert filled.addresses() == moved | {"archive-2": "http://mine/v1"}
+
+
 def test_a_tag_or_all_chooses_others(inhabited: Any, run: Command) -> None:
     assert run("--from", OLD, "--to", NEW, "--tag", "bridge:tenant", "--yes")[0] == 0
     after = inhabited.addresses()

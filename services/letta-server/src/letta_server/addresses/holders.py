@@ -62,15 +62,21 @@ class Column:
     """The holders' name, in the plural."""
     provider: sql.SQL
     """The provider's name, as SQL."""
-    base: sql.SQL
+    base: sql.Composable
     """The condition for the provider to be one of Letta's own."""
 
 
-_OF_HANDLE: Final = "split_part(embedding_config->>'handle', '/', 1)"
-_NOT_ADDED: Final = sql.SQL(
-    "coalesce(split_part(embedding_config->>'handle', '/', 1), '') NOT IN "
-    "(SELECT name FROM providers WHERE organization_id IS NOT NULL)"
-)
+_OF_HANDLE: Final = sql.SQL("split_part(embedding_config->>'handle', '/', 1)")
+# An added provider may have the name of one of Letta's own, if it was there first; then its address tells.
+_NOT_ADDED: Final = sql.SQL("""
+    NOT EXISTS (
+        SELECT 1 FROM providers AS added
+        WHERE added.organization_id IS NOT NULL AND added.name = {} AND (
+            NOT EXISTS (SELECT 1 FROM providers AS own WHERE own.organization_id IS NULL AND own.name = added.name)
+            OR rtrim(added.base_url, '/') = rtrim(embedding_config->>'embedding_endpoint', '/')
+        )
+    )
+""").format(_OF_HANDLE)
 COLUMNS: Final = (
     Column(
         "agents",
@@ -80,8 +86,8 @@ COLUMNS: Final = (
         sql.SQL("coalesce(llm_config->>'provider_name', split_part(llm_config->>'handle', '/', 1))"),
         sql.SQL("coalesce(llm_config->>'provider_category', 'base') = 'base'"),
     ),
-    Column("agents", "embedding_config", "embedding_endpoint", "agents' embeddings", sql.SQL(_OF_HANDLE), _NOT_ADDED),
-    Column("archives", "embedding_config", "embedding_endpoint", "archives", sql.SQL(_OF_HANDLE), _NOT_ADDED),
+    Column("agents", "embedding_config", "embedding_endpoint", "agents' embeddings", _OF_HANDLE, _NOT_ADDED),
+    Column("archives", "embedding_config", "embedding_endpoint", "archives", _OF_HANDLE, _NOT_ADDED),
 )
 
 
