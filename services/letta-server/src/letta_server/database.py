@@ -28,6 +28,9 @@ _HOMES: Final = """
 _LOGIN_SECONDS: Final = 15
 """The server has accepted a connection before (:func:`wait_for_server`): a busy one may need a while for a login."""
 
+PATIENCE_MS: Final = 60_000
+"""Milliseconds that a statement may take which waits for rows of other sessions; both products can do that."""
+
 
 def wait_for_server(url: DatabaseUrl, limit: float) -> None:
     """Return when it accepts connections; the login is not checked.
@@ -90,6 +93,17 @@ def _connect(url: DatabaseUrl) -> Connection | None:
             f"User {url.user} cannot connect to database {url}: {_last_line(refusal)} (check user, password and "
             "pg_hba.conf)."
         ) from None
+
+
+def commit(connection: Connection, url: DatabaseUrl) -> None:
+    """End the transaction of a :func:`connect`, and begin the next one like it."""
+    connection.commit()
+    _settle(connection, url)
+
+
+def limit_waiting(connection: Connection) -> None:
+    """Let no later statement of this transaction wait for a row that another session holds without an end."""
+    connection.execute(f"SET LOCAL statement_timeout TO {PATIENCE_MS}".encode())
 
 
 def connect_elsewhere(url: DatabaseUrl) -> Connection | None:

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import pytest
 
+from letta_server import database
 from letta_server.addresses import start
 from letta_server.addresses.url import OPENAI
+from letta_server.errors import DatabaseUnfit
 
 pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
 
@@ -84,3 +86,25 @@ def test_agents_are_named_with_the_command_or_follow_where_asked(
     after = filled.addresses()
     assert (after["agent-1"], after["agent-2"], after["archive-1"], after["agent-3"]) == (NEW, NEW, NEW, OLD)
     assert "7 agents and archives of the bridge follow" in capsys.readouterr().err
+
+
+def test_tables_in_a_schema_off_the_search_path_are_found_throughout(filled: Any) -> None:
+    filled.provider("openai", OLD)
+    filled.agent("agent-1", OLD, "bridge")
+    filled.execute("ALTER SCHEMA public RENAME TO house")
+    filled.execute("CREATE SCHEMA public")
+    start.follow(filled.url, {"openai": NEW}, agents=True)
+    filled.execute("DROP SCHEMA public")
+    filled.execute("ALTER SCHEMA house RENAME TO public")
+    assert (providers(filled)["openai"][0], filled.addresses()["agent-1"]) == (NEW, NEW)
+
+
+def test_a_row_that_another_session_holds_does_not_hold_the_start_for_ever(
+    filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE_MS", 200)
+    filled.provider("openai", OLD)
+    with filled.server.connect(filled.name) as other, other.transaction():
+        other.execute("SELECT id FROM providers FOR UPDATE")
+        with pytest.raises(DatabaseUnfit, match="cannot be brought up to date"):
+            start.follow(filled.url, {"openai": NEW}, agents=False)

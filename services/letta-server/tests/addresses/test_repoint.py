@@ -89,6 +89,19 @@ def test_an_added_provider_with_the_name_of_lettas_own_is_told_by_its_address(
     assert filled.addresses() == moved | {"archive-2": "http://mine/v1"}
 
 
+def test_tables_in_a_schema_off_the_search_path_are_moved_to_the_last(
+    inhabited: Any, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "_BATCH", 1)
+    inhabited.execute("ALTER SCHEMA public RENAME TO house")
+    inhabited.execute("CREATE SCHEMA public")
+    assert run("--from", OLD, "--to", NEW, "--yes")[0] == 0
+    inhabited.execute("DROP SCHEMA public")
+    inhabited.execute("ALTER SCHEMA house RENAME TO public")
+    after = inhabited.addresses()
+    assert {after[name] for name in ("agent-1", "agent-2", "archive-1")} == {NEW}
+
+
 def test_a_tag_or_all_chooses_others(inhabited: Any, run: Command) -> None:
     assert run("--from", OLD, "--to", NEW, "--tag", "bridge:tenant", "--yes")[0] == 0
     after = inhabited.addresses()

@@ -84,13 +84,14 @@ def _repoint(given: argparse.Namespace, settings: Settings) -> int:
     database.wait_for_server(settings.database, settings.wait)
     try:
         with _letta_database(settings) as connection:
-            return _move(connection, scope, source, target, yes=given.yes)
+            return _move(connection, settings.database, scope, (source, target), yes=given.yes)
     except (psycopg.Error, KeyboardInterrupt) as error:
         reason = _reason(error) if isinstance(error, psycopg.Error) else "stopped"
         raise LettaServerError(f"Interrupted ({reason}); run the same command again to change the rest.") from None
 
 
-def _move(connection: Connection, scope: Scope, source: str, target: str, *, yes: bool) -> int:
+def _move(connection: Connection, url: DatabaseUrl, scope: Scope, addresses: tuple[str, str], *, yes: bool) -> int:
+    source, target = addresses
     found = holders.places(connection, scope)
     chosen = [(place, target) for place in found if same(source, place.address) and place.address != target]
     if not chosen:
@@ -102,7 +103,7 @@ def _move(connection: Connection, scope: Scope, source: str, target: str, *, yes
     if not yes:
         say("nothing was changed; add --yes to change them.")
         return 0
-    done = holders.move(connection, scope, chosen)
+    done = holders.move(connection, url, scope, chosen)
     say(f"{done.changed} changed.")
     if done.skipped:
         say(f"{done.skipped} were changed by another program meanwhile; run the same command again.")

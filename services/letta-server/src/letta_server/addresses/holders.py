@@ -14,8 +14,10 @@ from typing import Final
 
 from psycopg import sql
 
+from letta_server import database
 from letta_server.addresses.url import same, tidy
 from letta_server.database import Connection
+from letta_server.database_url import DatabaseUrl
 
 _BATCH: Final = 500
 """Rows of a transaction."""
@@ -126,11 +128,12 @@ def places(connection: Connection, scope: Scope) -> list[Place]:
     return [place for column in COLUMNS for place in _places(connection, scope, column)]
 
 
-def move(connection: Connection, scope: Scope, found: Sequence[tuple[Place, str]]) -> Done:
+def move(connection: Connection, url: DatabaseUrl, scope: Scope, found: Sequence[tuple[Place, str]]) -> Done:
     """Give the holders at each place another address, in transactions of their own.
 
     Args:
-        connection: to Letta's database, in no transaction or one without changes.
+        connection: to Letta's database, in a transaction without changes.
+        url: the database's.
         scope: whose.
         found: each place with its new address.
     """
@@ -138,12 +141,13 @@ def move(connection: Connection, scope: Scope, found: Sequence[tuple[Place, str]
     for place, address in found:
         last = ""
         while batch := _batch(connection, scope, place, last):
+            database.limit_waiting(connection)
             for row_id, config in batch:
                 if _write(connection, place.column, row_id, config, address):
                     done.changed += 1
                 else:
                     done.skipped += 1
-            connection.commit()
+            database.commit(connection, url)
             last = batch[-1][0]
     return done
 

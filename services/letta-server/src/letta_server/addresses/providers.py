@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from letta_server import database
 from letta_server.addresses.url import OPENAI, same
 from letta_server.database import Connection
 
@@ -45,6 +46,7 @@ def align(connection: Connection, configured: Mapping[str, str]) -> list[Moved]:
         The providers whose address is now another one.
     """
     moved: list[Moved] = []
+    database.limit_waiting(connection)
     rows = connection.execute(_SELECT.encode(), [list(configured)]).fetchall()
     for provider_id, name, stored, deleted in rows:
         address = configured[name]

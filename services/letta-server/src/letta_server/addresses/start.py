@@ -45,12 +45,12 @@ def follow(url: DatabaseUrl, addresses: Mapping[str, str], *, agents: bool) -> N
         with connection:
             for moved in providers.align(connection, addresses):
                 say(f"the address of provider {moved.name} is now {shown(moved.after)}; it was {shown(moved.before)}.")
-            connection.commit()
+            database.commit(connection, url)
             wrong = holders.astray(holders.places(connection, Scope()), addresses)
             if not wrong:
                 return
             if agents:
-                done = holders.move(connection, Scope(), wrong)
+                done = holders.move(connection, url, Scope(), wrong)
                 say(f"{done.changed} agents and archives of the bridge follow (LETTA_SERVER_REPOINT_AGENTS).")
             else:
                 say(advice(wrong))
