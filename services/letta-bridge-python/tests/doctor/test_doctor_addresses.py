@@ -62,6 +62,26 @@ async def test_no_login_is_shown() -> None:
     assert "s3cret" not in finding.says + finding.advice
 
 
+async def test_a_login_of_the_providers_reaches_the_agents() -> None:
+    login = "http://me:s3cret@new/v1"
+    finding = await examine(("openai", OLD), provider=login)
+    assert f"letta-server repoint --from {OLD}, first" in finding.advice, "with --to, agents would lose the login"
+    finding = await examine(("openai", "http://me:older@new/v1"), ("openai", NEW), provider=login)
+    assert (finding.level, "2 of 2 agents looked at" in finding.says) == (Level.WARN, True)
+    assert "at http://new/v1 with another login" in finding.says
+    assert f"letta-server repoint --from {NEW}, first" in finding.advice
+
+
+@pytest.mark.parametrize("address", ["http://NEW:80/v1/", "http://me:s3cret@new/v1", "http://new/v1?key=s3cret"])
+async def test_other_forms_of_the_providers_address_are_fine(address: str) -> None:
+    assert (await examine(("openai", address))).level is Level.OK
+
+
+async def test_an_address_that_is_no_url_is_named() -> None:
+    finding = await examine(("openai", "http://[broken/v1"))
+    assert (finding.level, "http://[broken/v1" in finding.says) == (Level.WARN, True)
+
+
 async def test_only_the_deep_look_reads_every_agent() -> None:
     agents = [("openai", NEW), ("openai", NEW), ("openai", OLD), ("openai", NEW), ("openai", NEW)]
     assert (await examine(*agents)).level is Level.OK

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from letta_server.addresses.url import tidy
 from letta_server.settings import MODEL_ADDRESSES, Settings, given_values
+from shared_utils.llm.model_address import tidy
 
 _BETTER: Final = {
     # Letta's default opens and closes some 20 connections a message; a pool halves the time of a turn.

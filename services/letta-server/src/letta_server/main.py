@@ -16,13 +16,13 @@ from typing import Final
 
 from letta_server import database, env_file, initialise, launch, preflight, transfer
 from letta_server.addresses import command
-from letta_server.addresses.url import shown
 from letta_server.console import say, show
 from letta_server.environment import letta_environment
 from letta_server.errors import LettaServerError, SettingsRefused
 from letta_server.initialise import State
 from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
+from shared_utils.llm.model_address import shown
 from shared_utils.private_files import make_folder
 
 _STOPPED: Final = 130

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from letta_server.addresses.url import OPENAI, is_address, tidy
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import SettingsRefused
 from shared_utils.config.values import header_problem, is_service_port, trimmed, unquoted, value_problem
+from shared_utils.llm.model_address import OPENAI, is_address, tidy
 
 _PG_PARTS: Final = ("LETTA_PG_HOST", "LETTA_PG_USER", "LETTA_PG_PASSWORD", "LETTA_PG_DB")
 _SECRETS: Final = ("LETTA_SERVER_PASSWORD", "LETTA_PG_PASSWORD", "LETTA_ENCRYPTION_KEY", "OPENAI_API_KEY")

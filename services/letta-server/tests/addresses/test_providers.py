@@ -8,8 +8,8 @@ import pytest
 
 from letta_server import database
 from letta_server.addresses import start
-from letta_server.addresses.url import OPENAI
 from letta_server.errors import DatabaseUnfit
+from shared_utils.llm.model_address import OPENAI
 
 pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
 

@@ -10,8 +10,8 @@ import pytest
 
 from letta_server import database
 from letta_server.addresses import holders
-from letta_server.addresses.url import OPENAI
 from letta_server.main import main
+from shared_utils.llm.model_address import OPENAI
 
 pytestmark = [pytest.mark.integration, pytest.mark.letta, pytest.mark.xdist_group("letta-server")]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from letta_bridge.agents.agent_spec import bridge_tag
 from letta_bridge.doctor.findings import Finding, ok, warn
+from shared_utils.llm.model_address import same, shown, tidy
 
 if TYPE_CHECKING:
     from letta_bridge.letta.responses import AgentAddress
@@ -46,17 +46,24 @@ async def examine(letta: Addresses, tenant: str, subject: str, *, deep: bool) ->
     astray: Counter[tuple[str, str]] = Counter()
     async for agent in _agents(letta, bridge_tag(tenant), deep=deep):
         provider = providers.get(agent.provider or "")
-        if agent.agent_id not in seen and provider and agent.address and _plain(agent.address) != _plain(provider):
-            astray[_plain(agent.address), provider] += 1
+        if agent.agent_id not in seen and provider and agent.address and not same(provider, agent.address):
+            astray[shown(tidy(agent.address)), tidy(provider)] += 1
         seen.add(agent.agent_id)
     looked = f"{len(seen)} agents looked at" if seen else "there are no agents yet"
     if not astray:
         return ok(subject, f"agents have the address of their provider ({looked})")
     (old, new), _ = astray.most_common(1)[0]
+    # A login or a query of the provider's is not to be written down: without --to, agents get OPENAI_BASE_URL.
+    target = f" --to {new}" if shown(new) == new else ""
+    provider = (
+        " with another login than Letta's provider"
+        if old == shown(new)
+        else (f", but Letta's provider is at {shown(new)}")
+    )
     return warn(
         subject,
-        f"{sum(astray.values())} of {looked} call their model at {old}, but Letta's provider is at {_plain(new)}",
-        f"move them: letta-server repoint --from {old} --to {_plain(new)}, first without and then with --yes",
+        f"{sum(astray.values())} of {looked} call their model at {old}{provider}",
+        f"move them: letta-server repoint --from {old}{target}, first without and then with --yes",
     )
 
 
@@ -71,9 +78,3 @@ async def _agents(letta: Addresses, tag: str, *, deep: bool) -> AsyncIterator[Ag
     if not deep:
         for agent in await letta.agent_addresses(tag, newest_first=True):
             yield agent
-
-
-def _plain(address: str) -> str:
-    """The address without login, query and a slash at the end."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path.rstrip('/')}"

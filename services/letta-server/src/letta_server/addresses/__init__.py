@@ -3,7 +3,6 @@
 Letta writes a provider's address into ``providers`` at its first start, and from there into each new agent and archive;
 afterwards it looks at none of its settings again. ::
 
-    url          compares and shows addresses
     providers    brings Letta's own providers to the configured address at the start
     holders      agents and archives by the address they hold; moves them to another one
     command      letta-server repoint

@@ -12,13 +12,13 @@ from letta_server import database, initialise
 from letta_server.addresses import holders
 from letta_server.addresses.holders import Place, Scope
 from letta_server.addresses.start import advice
-from letta_server.addresses.url import is_address, same, shown, tidy
 from letta_server.console import say, show
 from letta_server.database import Connection
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit, LettaServerError, SettingsRefused
 from letta_server.initialise import State
 from letta_server.settings import Settings
+from shared_utils.llm.model_address import is_address, same, shown, tidy
 
 ReadSettings = Callable[[argparse.Namespace], Settings]
 """The settings of a command line."""

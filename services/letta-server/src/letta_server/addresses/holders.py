@@ -15,9 +15,9 @@ from typing import Final
 from psycopg import sql
 
 from letta_server import database
-from letta_server.addresses.url import same, tidy
 from letta_server.database import Connection
 from letta_server.database_url import DatabaseUrl
+from shared_utils.llm.model_address import same, tidy
 
 _BATCH: Final = 500
 """Rows of a transaction."""

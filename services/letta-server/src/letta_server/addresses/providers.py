@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from letta_server import database
-from letta_server.addresses.url import OPENAI, same
 from letta_server.database import Connection
+from shared_utils.llm.model_address import OPENAI, same
 
 _SELECT: Final = """
     SELECT id, name, coalesce(base_url, ''), is_deleted FROM providers

@@ -10,10 +10,10 @@ import psycopg
 from letta_server import database
 from letta_server.addresses import holders, providers
 from letta_server.addresses.holders import Place, Scope
-from letta_server.addresses.url import shown
 from letta_server.console import say
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit
+from shared_utils.llm.model_address import shown
 
 _SHOWN_ADDRESSES: Final = 3
 

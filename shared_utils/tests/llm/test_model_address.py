@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from letta_server.addresses.url import is_address, same, shown, tidy
+from shared_utils.llm.model_address import is_address, same, shown, tidy
 
 
 @pytest.mark.parametrize(
