@@ -52,6 +52,8 @@ class OneLetta:
         ("openai/gpt-4", KNOWN, None),
         ("gpt-4", KNOWN, "openai/gpt-4"),
         ("openai/gpt-5", KNOWN, "openai/gpt-4"),
+        ("gpt-4", ["openai-proxy/通义千问"], "openai-proxy/通义千问"),
+        ("openai/gpt-4", ["openai-proxy/qwen2.5:7b"], "openai-proxy/qwen2.5:7b"),
         ("gpt-4", None, "openai/gpt-4"),
         ("openai/gpt-5", None, None),
         ("openai/gpt-5", [], None),

@@ -66,4 +66,5 @@ async def tell_unknown_handles(settings: BridgeSettings) -> None:
 
 def _tell(setting: str, handle: str, known: Sequence[str]) -> None:
     if handle not in known and (known or is_bare(handle)):
-        _log.warning("model_not_offered", setting=setting, handle=handle, suggested=suggestions(handle, known))
+        suggested = suggestions(handle, known) or list(known[:SHOWN_HANDLES])
+        _log.warning("model_not_offered", setting=setting, handle=handle, suggested=suggested)
