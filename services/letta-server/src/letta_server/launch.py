@@ -115,6 +115,7 @@ def _letta_app(server: Server, *, full_api: bool) -> Any:
     _keep_configuration_in_memory()
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
+    logs.adopt_loggers()
     hardening.install(full_api=full_api)
     turns.install()
     gc.freeze()

@@ -10,6 +10,6 @@
 
 from __future__ import annotations
 
-from letta_server.logs.setup import configure, import_without_handlers, withhold_texts
+from letta_server.logs.setup import adopt_loggers, configure, import_without_handlers, withhold_texts
 
-__all__ = ["configure", "import_without_handlers", "withhold_texts"]
+__all__ = ["adopt_loggers", "configure", "import_without_handlers", "withhold_texts"]

@@ -65,3 +65,12 @@ def import_without_handlers() -> None:
         file.unlink()
         with contextlib.suppress(OSError):  # not empty, or a volume of its own
             folder.rmdir()
+
+
+def adopt_loggers() -> None:
+    """Send the lines of libraries that brought handlers of their own (fastmcp) where all others go."""
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and any(type(one) is not logging.NullHandler for one in logger.handlers):
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
