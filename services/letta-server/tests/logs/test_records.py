@@ -164,3 +164,13 @@ except ValueError as error:
     assert done.returncode == 0, done.stderr
     [line] = map(json.loads, done.stdout.splitlines())
     assert (line["module"], "Traceback" in line["exception"]) == ("uvicorn.error", True)
+
+
+def test_the_watchdog_names_places_and_a_load_is_no_warning(handler: RecordHandler, events: list[Any]) -> None:
+    name = "Letta.letta.monitoring.event_loop_watchdog"
+    handler.emit(record(name, logging.WARNING, "Severe lag detected - dumping active tasks (3 total):"))
+    handler.emit(record(name, logging.ERROR, "    in serve"))
+    assert [(event["log_level"], event["detail"]) for event in events] == [
+        ("debug", "Severe lag detected - dumping active tasks (3 total):"),
+        ("error", "    in serve"),
+    ]

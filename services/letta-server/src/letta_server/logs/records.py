@@ -27,6 +27,9 @@ _LOGGED: Final = "_letta_server_logged"
 _APP: Final = "letta.server.rest_api.app"
 _MIDDLEWARE: Final = "letta.server.rest_api.middleware.logging"
 
+_WATCHDOG: Final = "letta.monitoring.event_loop_watchdog"
+"""It quotes places in programs only. Its warnings are of a load; a loop that hangs is an error of its own."""
+
 _ROUTINE: Final = (
     # One organization has everything in this Letta, so a query without a filter for it finds the same rows.
     "SECURITY: ",
@@ -40,8 +43,6 @@ _ROUTINE: Final = (
     "LETTA_TOOL_SANDBOX_DIR does not exist, creating now: ",
     # letta-server says it once, at the start.
     "No encryption key configured.",
-    # A load, not a fault; a loop that hangs is an error of its own.
-    "Event loop lag in heartbeat: ",
 )
 """Beginnings of warnings that a faultless Letta writes; they count as debug lines."""
 
@@ -99,9 +100,10 @@ class RecordHandler(LibraryHandler):
         if record.name == "py.warnings":
             return _of_warning(record, level)
         text = template(record)
-        if level == logging.WARNING and text.startswith(_ROUTINE):
+        watchdog = record.name.removeprefix("Letta.") == _WATCHDOG
+        if level == logging.WARNING and (watchdog or text.startswith(_ROUTINE)):
             level = logging.DEBUG
-        fields: dict[str, Any] = {"detail": record.getMessage() if self.quoting else text}
+        fields: dict[str, Any] = {"detail": record.getMessage() if self.quoting or watchdog else text}
         if error is not None:
             fields["error"] = describe(error, quoting=self.quoting)
             if (record.exc_info or level >= logging.ERROR) and not _is_logged(error):
