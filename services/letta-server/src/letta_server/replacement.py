@@ -1,4 +1,4 @@
-"""Replaces functions of Letta's in this process; no file of Letta's is edited.
+"""Replaces functions of Letta's, and of its packages, in this process; no file is edited.
 
 A hook is written for one source text of the function it replaces. Where Letta's source differs, the hook is refused
 and the start ends, so that another release of Letta never runs with a hook that does not fit it, nor without it.
@@ -16,6 +16,9 @@ from typing import Any, Final
 from letta_server.errors import LettaServerError
 
 SOURCES: Final[dict[str, str]] = {
+    "httpcore._async.http11:AsyncHTTP11Connection._response_closed": (
+        "f26a0647f3a51321634ea28bec87aa0e2604e86040154ebd7710e070f002b111"
+    ),
     "letta.functions.ast_parsers:resolve_type": "91cf3ddb58469f498f2318d77bf5d501e745b5ace41b214307c4027a02a31c97",
     "letta.helpers.message_helper:_fetch_image_from_url": (
         "852f3b6be8635037ff4fb425b81851e5449715437f774772996bba4d571683f4"
@@ -59,7 +62,7 @@ SOURCES: Final[dict[str, str]] = {
     ),
 }
 """Each function that a hook replaces or relies on: ``module:qualified name`` → SHA-256 of its source text, decorators
-included, in Letta 0.16.8."""
+included, in Letta 0.16.8 with the packages of requirements.lock."""
 
 
 def require(*targets: str) -> None:
@@ -99,7 +102,7 @@ def _find(target: str) -> tuple[Any, str, Any]:
         source = inspect.getsource(original)
     if hashlib.sha256(source.encode()).hexdigest() != SOURCES[target]:
         raise LettaServerError(
-            f"Letta's function {target} is not that of Letta 0.16.8, so letta-server cannot replace it; "
-            "install the versions of requirements.lock."
+            f"The function {target} is not that of Letta 0.16.8 and its locked packages, so letta-server cannot "
+            "replace it; install the versions of requirements.lock."
         )
     return owner, name, original

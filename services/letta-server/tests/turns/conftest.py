@@ -29,7 +29,7 @@ class Connection:
 
 
 class CountingModel:
-    """An OpenAI-compatible endpoint that answers at once and keeps connections open.
+    """An OpenAI-compatible endpoint that says what the last message said, at once, and keeps connections open.
 
     The end of a streamed answer comes a moment after its last event. Each answer sets a cookie.
 
@@ -37,12 +37,16 @@ class CountingModel:
         bodies: of all calls.
         connections: those that carried calls, in the order of their first call.
         hang_up: the number of calls a connection answers; at the next one it closes without an answer.
+        answer_count: how often each answer is sent.
+        surplus: bytes that are sent after each answer.
     """
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.connections: list[Connection] = []
         self.hang_up: int | None = None
+        self.answer_count = 1
+        self.surplus = b""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
@@ -62,6 +66,7 @@ class CountingModel:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer and its surplus arrive together
 
     def __init__(self, model: CountingModel, *arguments: Any) -> None:
         self._model = model
@@ -86,7 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif asked.get("stream"):
             self._stream()
         else:
-            message = {"role": "assistant", "content": "hello"}
+            said = asked["messages"][-1]["content"]
+            message = {"role": "assistant", "content": said if isinstance(said, str) else "hello"}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self._answer({**_NAMED, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
 
@@ -106,8 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
-        self._head("application/json", ("Content-Length", str(len(content))))
-        self.wfile.write(content)
+        for _ in range(self._model.answer_count):
+            self._head("application/json", ("Content-Length", str(len(content))))
+            self.wfile.write(content)
+        self.wfile.write(self._model.surplus)
 
     def _stream(self) -> None:
         self._head("text/event-stream", ("Transfer-Encoding", "chunked"))
@@ -117,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         for choice in (said, last):
             self._event(json.dumps({**_NAMED, "object": "chat.completion.chunk", "choices": [choice]}))
         self._event("[DONE]")
+        self.wfile.flush()
         time.sleep(_PAUSE_BEFORE_THE_END_SECONDS)
         self.wfile.write(b"0\r\n\r\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +23,11 @@ SDK: Final = {"X-Stainless-Package-Version": "1.12.1"}
 """Without it Letta refuses ``streaming``."""
 
 SHARED: Final = """
-import asyncio, os
+import asyncio, os, socket
+from letta_server.turns import surplus
 from letta_server.turns.model_connections import Connections
 
+surplus.install()
 connections = Connections()
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -33,6 +36,10 @@ def client(key="one", **options):
 
 async def ask(key="one", **options):
     return await client(key, **options).chat.completions.create(model="m", messages=MESSAGES)
+
+async def said(text):
+    messages = [{"role": "user", "content": text}]
+    return (await client().chat.completions.create(model="m", messages=messages)).choices[0].message.content
 
 async def stream(key="one"):
     async with await client(key).chat.completions.create(model="m", messages=MESSAGES, stream=True) as events:
@@ -125,6 +132,38 @@ async def main():
 asyncio.run(main())
 """).splitlines() == ["hello"]
     assert [len(connection.keys) for connection in counting_model.connections] == [2, 1]
+
+
+@pytest.mark.parametrize(("answer_count", "surplus"), [(2, b""), (1, b"\r\n")], ids=["second answer", "stray line end"])
+def test_surplus_after_an_answer_is_never_the_answer_to_the_next_call(
+    run: Callable[[str], str], counting_model: Any, answer_count: int, surplus: bytes
+) -> None:
+    counting_model.answer_count, counting_model.surplus = answer_count, surplus
+    assert run("""
+async def main():
+    for text in ("one", "two", "three"):
+        print(await said(text))
+asyncio.run(main())
+""").splitlines() == ["one", "two", "three"]
+    assert [len(connection.keys) for connection in counting_model.connections] == [1, 1, 1]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="a socket option of Linux")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connection_whose_other_end_acknowledges_nothing_is_given_up_within_seconds(
+    run: Callable[[str], str], loop: str
+) -> None:
+    said = run(f"""
+import {loop} as loop
+async def main():
+    client().chat
+    answer = await connections._http.get(os.environ["MODEL"] + "/models")
+    connection = answer.extensions["network_stream"].get_extra_info("socket")
+    print(connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    print(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+loop.run(main())
+""")
+    assert said.splitlines() == ["1", "20000"]
 
 
 def test_abandoned_and_cancelled_calls_leave_no_connection(run: Callable[[str], str], counting_model: Any) -> None:

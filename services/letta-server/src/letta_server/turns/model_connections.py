@@ -5,19 +5,25 @@ a pool, and a connection (two or three round trips) that nothing uses again. Her
 addresses and headers stay those of the call, so a changed key counts from the next call on; a connection carries calls
 with different keys to the same address. Attempts are counted as before: if the endpoint has closed a connection just
 when a call was sent on it, the call fails as on a new connection that breaks, and the SDK repeats it.
+
+A kept connection has two faults that a new one cannot have. The network may have forgotten it, so that a call on it
+gets no acknowledgement: ``lost_peers`` has TCP give up after seconds, and the SDK repeats the call. And an endpoint may
+have sent more than one answer to a call: see ``surplus``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
 
+from letta_server import lost_peers
 from letta_server.replacement import require
+from letta_server.turns import surplus
 from letta_server.turns.request_bodies import send_as_they_are
 
 _MAX_IDLE_CONNECTIONS: Final = 100
@@ -61,6 +67,7 @@ def install() -> None:
     Raises:
         LettaServerError: a function that makes a client is not the one this was written for: it might close it.
     """
+    surplus.install()
     require(*(f"letta.llm_api.openai_client:OpenAIClient.{name}" for name in _CALLERS))
     from letta.llm_api import openai_client  # noqa: PLC0415 - not in the workspace's environment
 
@@ -80,9 +87,19 @@ def _http_client() -> httpx.AsyncClient:
         limits=httpx.Limits(max_keepalive_connections=_MAX_IDLE_CONNECTIONS, keepalive_expiry=_IDLE_SECONDS),
         # Cookies would tie together calls with different keys.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        event_hooks={"response": [_read_to_the_end]},
+        event_hooks={"request": [_watch_connecting], "response": [_read_to_the_end]},
     )
     return made
+
+
+async def _watch_connecting(request: httpx.Request) -> None:
+    # Socket options given to the transport would switch off the proxies of the environment.
+    request.extensions["trace"] = _notice_lost_peers
+
+
+async def _notice_lost_peers(event: str, details: Mapping[str, Any]) -> None:
+    if event == "connection.connect_tcp.complete":
+        lost_peers.notice(details["return_value"].get_extra_info("socket"))
 
 
 async def _read_to_the_end(response: httpx.Response) -> None:
