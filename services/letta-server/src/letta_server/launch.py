@@ -99,12 +99,13 @@ def guard(app: Any, *, password: str | None, full_api: bool) -> None:
 
 def _letta_app(server: Server, *, full_api: bool) -> Any:
     from letta_server import hooks, logs  # noqa: PLC0415 - import SQLAlchemy and structlog
-    from letta_server.hooks import idle_ping, session_settings, statement_cache  # noqa: PLC0415
+    from letta_server.hooks import idle_ping, lost_servers, session_settings, statement_cache  # noqa: PLC0415
 
     hooks.install(server.dialect)
     session_settings.install(server.session_settings, pooled=server.pooled)
     statement_cache.install(pooled=server.pooled)
     idle_ping.install()
+    lost_servers.install()
     # Without this, Letta writes its API description (2 MB, 1.5 s) to a file at each start. With the full API,
     # /openapi.json works anyway.
     sys.argv = [sys.argv[0], "--no-generation"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -144,3 +145,23 @@ async def main():
     print(await value("SELECT 1"))
 run(main)
 """) == ["True", "1"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="a socket option of Linux")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connection_whose_server_acknowledges_nothing_is_given_up_within_seconds(
+    run: Callable[[str], list[str]], loop: str
+) -> None:
+    assert run(f"""
+import socket
+import {loop} as loop
+from letta_server.hooks import lost_servers
+lost_servers.install()
+async def main():
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        kept = driver._transport.get_extra_info("socket")
+        print(kept.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        print(kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+loop.run(main())
+""") == ["1", "20000"]

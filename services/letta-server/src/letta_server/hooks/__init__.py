@@ -8,9 +8,10 @@ Each module changes one thing in SQLAlchemy, in this process, by ``install(diale
     nulls             UNIQUE NULLS NOT DISTINCT is not in its grammar
     json_casts        json and jsonb are not stored in each other's columns
 
-Three are installed on both servers, by themselves: ``session_settings`` fixes what a connection relies on,
-``statement_cache`` keeps prepared statements, and ``idle_ping`` pings only connections that were idle. The choice of
-TLS, which Letta makes wrongly where a URI says nothing of it, is made in ``database_url``.
+Four are installed on both servers, by themselves: ``session_settings`` fixes what a connection relies on,
+``statement_cache`` keeps prepared statements, ``idle_ping`` pings only connections that were idle, and
+``lost_servers`` limits how long a ping or a statement waits for a server that is gone. The choice of TLS, which Letta
+makes wrongly where a URI says nothing of it, is made in ``database_url``.
 """
 
 from __future__ import annotations
