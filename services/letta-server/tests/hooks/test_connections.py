@@ -129,17 +129,31 @@ run(main)
 """) == ["1 True"]
 
 
-def test_busy_connection_that_the_server_closed_fails_one_statement(run: Callable[[str], list[str]]) -> None:
+def test_busy_connection_that_the_server_closed_is_replaced_without_a_ping(run: Callable[[str], list[str]]) -> None:
+    assert run(f"""{PINGS}
+async def main():
+    idle_ping._IDLE_SECONDS = 600
+    async with engine.connect() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar()
+        driver = (await connection.get_raw_connection()).driver_connection
+    operator = create_async_engine(url)
+    async with operator.connect() as other:
+        await other.execute(text(f"SELECT pg_terminate_backend({{pid}})"))
+    async with asyncio.timeout(30):
+        while not driver.is_closed():
+            await asyncio.sleep(0.01)
+    print(await value("SELECT pg_backend_pid()") != pid, len(pings))
+run(main)
+""") == ["True 0"]
+
+
+def test_busy_connection_that_breaks_unnoticed_fails_one_statement(run: Callable[[str], list[str]]) -> None:
     assert run(f"""{PINGS}
 async def main():
     idle_ping._IDLE_SECONDS = 600
     pid = await value("SELECT pg_backend_pid()")
-    operator = create_async_engine(url)
-    async with operator.connect() as other:
-        await other.execute(text(f"SELECT pg_terminate_backend({{pid}})"))
-    await asyncio.sleep(0.5)
     try:
-        await value("SELECT 1")
+        await value(f"SELECT pg_terminate_backend({{pid}})")
     except sa.exc.DBAPIError as error:
         print(error.connection_invalidated)
     print(await value("SELECT 1"))

@@ -1,7 +1,8 @@
 """Pings a pooled connection before use only if it was idle, instead of before each of a turn's twenty transactions.
 
-A connection that has answered within a second is taken to be alive. If the server is restarted within that second, a
-statement on it fails, as one in the middle of a transaction does; SQLAlchemy then replaces all pooled connections.
+A connection that has answered within a second, and that the server has not closed since, is taken to be alive. If it is
+lost at the very moment, a statement on it fails, as one in the middle of a transaction does; SQLAlchemy then replaces
+all pooled connections.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def _note(_connection: Any, record: Any) -> None:
 
 
 def _ping(connection: Any, record: Any, _proxy: Any) -> None:
+    if connection.driver_connection.is_closed():  # the driver has noticed, without a round trip
+        raise InvalidatePoolError
     if time.monotonic() - record.info[_USED] < _IDLE_SECONDS:
         return
     try:

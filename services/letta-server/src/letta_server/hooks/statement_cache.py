@@ -2,8 +2,8 @@
 
 Letta switches the driver's cache off, because poolers of old mix up the statements of their clients: each statement is
 parsed and planned anew, in one more round trip, and a turn has about a hundred. Where no pooler stands between, the
-cache is safe. If somebody changes a table while Letta runs, one statement fails, once, and SQLAlchemy then drops all
-statements it has kept.
+cache is safe. If somebody changes the type of a column while Letta runs, the statements that use it fail once, in each
+turn at work; SQLAlchemy drops all statements it has kept at the first failure. Indexes and new columns do no harm.
 """
 
 from __future__ import annotations
