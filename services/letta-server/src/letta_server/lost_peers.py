@@ -23,7 +23,7 @@ _OPTIONS: Final = {
 
 
 def notice(connection: Any) -> None:
-    """Set the options of a connected socket, or of what an event loop gives for it; nothing to do for Unix sockets."""
+    """Set the options of a socket, or of what an event loop gives for it; nothing to do for Unix sockets."""
     if connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -4,7 +4,8 @@ Each module replaces one or a few functions of Letta's; see ``replacement``::
 
     lean_reads         a run reads the rows it uses, without the rows related to them
     model_connections  connections to models are kept between calls
-    surplus            ... and closed if more than an answer came
+    model_transport    ... over aiohttp, whose cost does not grow with the calls in flight
+    surplus            ... and closed if more than an answer came; for those through a proxy
     request_bodies     messages and tools are sent without the SDK's walk through them
     step_metrics       a step's metrics are written once and then updated, in order
     tool_schemas       the JSON schemas of Letta's own tools are generated once

@@ -8,7 +8,10 @@ when a call was sent on it, the call fails as on a new connection that breaks, a
 
 A kept connection has two faults that a new one cannot have. The network may have forgotten it, so that a call on it
 gets no acknowledgement: ``lost_peers`` has TCP give up after seconds, and the SDK repeats the call. And an endpoint may
-have sent more than one answer to a call: see ``surplus``.
+have sent more than one answer to a call: see ``surplus``, and ``model_transport`` for connections without a proxy.
+
+The pool is aiohttp's, because with httpx's own a call costs more CPU the more calls are in flight; see
+``model_transport``. Calls through a proxy of the environment keep httpx's.
 """
 
 from __future__ import annotations
@@ -24,11 +27,11 @@ import httpx
 from letta_server import lost_peers
 from letta_server.replacement import require
 from letta_server.turns import surplus
+from letta_server.turns.model_transport import IDLE_SECONDS, ModelHttpClient
 from letta_server.turns.request_bodies import send_as_they_are
 
 _MAX_IDLE_CONNECTIONS: Final = 100
-_IDLE_SECONDS: Final = 50.0
-"""After which an idle connection is closed: before load balancers and firewalls forget it, most at 60 s or later."""
+"""Through a proxy; without one, as many as were in use within ``IDLE_SECONDS``."""
 _REST_SECONDS: Final = 0.25
 """What an event stream may take to end after its last event."""
 _LAST_EVENT: Final = b"data: [DONE]"
@@ -80,20 +83,18 @@ async def close() -> None:
 
 
 def _http_client() -> httpx.AsyncClient:
-    from openai import DefaultAsyncHttpxClient  # noqa: PLC0415 - not in the workspace's environment
-
-    made: httpx.AsyncClient = DefaultAsyncHttpxClient(
-        # No limit to the connections in use: a slow endpoint must not keep calls from another one.
-        limits=httpx.Limits(max_keepalive_connections=_MAX_IDLE_CONNECTIONS, keepalive_expiry=_IDLE_SECONDS),
+    return ModelHttpClient(
+        follow_redirects=True,  # as the SDK's own client
+        # Through a proxy. No limit to the connections in use: a slow endpoint must not keep calls from another one.
+        limits=httpx.Limits(max_keepalive_connections=_MAX_IDLE_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
         # Cookies would tie together calls with different keys.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         event_hooks={"request": [_watch_connecting], "response": [_read_to_the_end]},
     )
-    return made
 
 
 async def _watch_connecting(request: httpx.Request) -> None:
-    # Socket options given to the transport would switch off the proxies of the environment.
+    # For httpx's own connections to a proxy.
     request.extensions["trace"] = _notice_lost_peers
 
 

@@ -2,7 +2,8 @@
 
 The HTTP client keeps such bytes and takes them for the answer to the next request on the connection, which may be that
 of another user: an endpoint that sends an answer twice would have the second user read the first one's answer, and a
-stray line end after an answer would fail the next call.
+stray line end after an answer would fail the next call. Connections to models are httpx's only through a proxy; see
+``model_transport`` for the others.
 """
 
 from __future__ import annotations
