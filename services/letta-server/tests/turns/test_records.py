@@ -26,7 +26,7 @@ RUNS = """
 """
 
 
-def test_turns_leave_complete_records_and_no_error_in_the_log(
+def test_turns_read_each_relation_once_and_leave_complete_records_and_no_error_in_the_log(
     letta_server: Any, server: Any, postgres: Any, database: str, model: Any, ready: Any, tmp_path: Path
 ) -> None:
     settings = server.variables(database, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="sk-anything")
@@ -34,7 +34,12 @@ def test_turns_leave_complete_records_and_no_error_in_the_log(
     started = letta_server.start("run", "--port", "0", settings=settings)
     with httpx.Client(base_url=ready(started), timeout=60, trust_env=False) as letta:
         agent = letta.post("/v1/agents/", json=AGENT).json()["id"]
-        for _ in range(TURN_COUNT):
+        seen = getattr(server, "seen", None)  # what the double was sent; a prepared statement only once
+        if seen is not None:
+            seen.statements.clear()
+        assert letta.post(f"/v1/agents/{agent}/messages", json={"input": "hello"}).status_code == 200
+        statements = [] if seen is None else list(seen.statements)
+        for _ in range(TURN_COUNT - 1):
             assert letta.post(f"/v1/agents/{agent}/messages", json={"input": "hello"}).status_code == 200
     started.process.terminate()
     assert started.ended(within=30) == 0
@@ -43,23 +48,10 @@ def test_turns_leave_complete_records_and_no_error_in_the_log(
         assert connection.execute(INCOMPLETE).fetchone() == (0,)
         ended = ("completed", "end_turn", 1, None, True, "end_turn", True, True)
         assert connection.execute(RUNS).fetchall() == [ended] * TURN_COUNT
+    if seen is not None:
+        for table in ("files_agents", "agents_tags", "groups"):
+            reads = [sql for sql in statements if f"FROM {table}" in sql or f"JOIN {table}" in sql]
+            assert len(reads) == 1, table
+        assert not [sql for sql in statements if "FROM steps" in sql and "steps.id IN" in sql]
     logs = [path.read_text("utf-8") for path in (tmp_path / "data").rglob("*.log")]
     assert "Traceback" not in "".join([started.said, *logs])
-
-
-def test_turn_reads_the_relations_of_its_agent_once(
-    letta_server: Any, gauss_factory: Any, database: str, model: Any, ready: Any
-) -> None:
-    gauss = gauss_factory("7.0")
-    settings = gauss.variables(database, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="sk-anything")
-    model.proceed.set()
-    with httpx.Client(
-        base_url=ready(letta_server.start("run", "--port", "0", settings=settings)), timeout=60, trust_env=False
-    ) as letta:
-        agent = letta.post("/v1/agents/", json=AGENT).json()["id"]
-        gauss.seen.statements.clear()
-        assert letta.post(f"/v1/agents/{agent}/messages", json={"input": "hello"}).status_code == 200
-        statements = list(gauss.seen.statements)
-    for table in ("files_agents", "agents_tags", "groups"):
-        assert len([sql for sql in statements if f"FROM {table}" in sql or f"JOIN {table}" in sql]) == 1, table
-    assert not [sql for sql in statements if "FROM steps" in sql and "steps.id IN" in sql]
