@@ -493,6 +493,22 @@ async def test_turn_interrupted_by_a_letta_crash_is_caught_up_as_a_quotation(rig
     assert [message.role for message in told] == ["system", "user", "assistant", "user"]
 
 
+async def test_turn_kept_from_letta_by_an_open_breaker_is_no_message_of_the_session(rig: Rig) -> None:
+    rig.push("t0", content="zero")
+    await rig.work_off()
+    rig.letta.down = True
+    while rig.servers.available():
+        rig.push("down", user="bo", content="counts for the breaker")
+        await rig.work_off()
+    await rig.sessions.touch_used()
+    before = rig.store.sessions["ada", "default"].message_count
+    rig.push("t1", content="kept from Letta")
+    await rig.work_off()
+    await rig.sessions.touch_used()
+    assert rig.fallback.answered[-1] == ("t1", "breaker_open")
+    assert rig.store.sessions["ada", "default"].message_count == before
+
+
 async def test_with_memory_unavailable_too_there_is_an_error_reply(rig: Rig) -> None:
     rig.letta.down = True
     rig.fallback.down = True

@@ -137,8 +137,8 @@ class SessionManager:
             self._remember(stored)
         return stored
 
-    def known_agent(self, user_id: str, persona: str) -> str | None:
-        """The id of the user's agent, if that needs no look-up; None where :meth:`agent_for` has to be called."""
+    def known_session(self, user_id: str, persona: str) -> Session | None:
+        """The user's session, if it has an agent and nothing must be looked up; None: call :meth:`agent_for`."""
         if self._claim_on_tenant is not None and not self._claim_on_tenant.held:
             return None
         if self._opt_outs is not None and self._opt_outs.may_concern(user_id):
@@ -148,7 +148,15 @@ class SessionManager:
         if session is None or session.agent_id is None:
             return None
         self._sessions.move_to_end(key)
-        return self._agent_used(session)
+        return session
+
+    def agent_used(self, session: Session) -> str:
+        """The session's agent, which is counted as used."""
+        if session.agent_id is None:
+            raise AssertionError("a session with an agent has its id")
+        _, messages = self._used.get(session.session_id, (None, 0))
+        self._used[session.session_id] = ((session.user_id, session.persona), messages + 1)
+        return session.agent_id
 
     async def agent_for(self, user_id: str, persona: str, language: str | None, letta: LettaAgents) -> str:
         """The id of the user's agent, which is created if there is none.
@@ -165,7 +173,7 @@ class SessionManager:
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)
-        return self._agent_used(session)
+        return self.agent_used(session)
 
     async def replace_agent(
         self, user_id: str, persona: str, language: str | None, letta: LettaAgents, gone: str
@@ -294,14 +302,6 @@ class SessionManager:
             return session
         # Not cached: once the store is back, the user's choice in it counts.
         return await self._maker.without_store(user_id, persona, language, letta)
-
-    def _agent_used(self, session: Session) -> str:
-        """The session's agent, which is counted as used."""
-        if session.agent_id is None:
-            raise AssertionError("a session with an agent has its id")
-        _, messages = self._used.get(session.session_id, (None, 0))
-        self._used[session.session_id] = ((session.user_id, session.persona), messages + 1)
-        return session.agent_id
 
     def _remember(self, session: Session) -> None:
         key = (session.user_id, session.persona)

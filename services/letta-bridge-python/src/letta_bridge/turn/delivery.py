@@ -198,17 +198,18 @@ class Delivery:
         turn, context = self._turn, self._context
         if self.status is _UNKNOWN or self._earlier:
             return None
-        agent_id = context.sessions.known_agent(turn.user_id, turn.persona)
-        if agent_id is None:
+        session = context.sessions.known_session(turn.user_id, turn.persona)
+        if session is None:
             return None
         try:
             self._server = context.servers.pick(turn.user_id)
             with self._server.guard(turn.user_id) as letta:
-                return await self._with_agent(letta, agent_id)
+                return await self._with_agent(letta, context.sessions.agent_used(session))
         except BreakerOpen:
             return None
         except AgentGone as gone:
-            self._note_agent_gone(gone, agent_id)
+            self._gone_agent = session.agent_id
+            context.recorder.retried(failure_label(gone))
             return None
         except _RETRYABLE_ERRORS as error:
             return error
@@ -259,23 +260,21 @@ class Delivery:
         self._server = server
         try:
             with server.guard(turn.user_id) as letta:
-                if self._gone_agent is None:
+                gone_agent, self._gone_agent = self._gone_agent, None
+                if gone_agent is None:
                     agent_id = await sessions.agent_for(turn.user_id, turn.persona, turn.language, letta)
                     try:
                         return await self._with_agent(letta, agent_id)
                     except AgentGone as gone:
-                        self._note_agent_gone(gone, agent_id)
-                gone_agent, self._gone_agent = self._gone_agent or agent_id, None
+                        # An unknown status stays unknown: another bridge may have sent the turn to the agent's
+                        # successor.
+                        self._context.recorder.retried(failure_label(gone))
+                        gone_agent = agent_id
                 agent_id = await sessions.replace_agent(turn.user_id, turn.persona, turn.language, letta, gone_agent)
                 return await self._with_agent(letta, agent_id)
         except _RETRYABLE_ERRORS as error:
             await self._note_failure(error)
             raise
-
-    def _note_agent_gone(self, gone: AgentGone, agent_id: str) -> None:
-        # An unknown status stays unknown: another bridge may have sent the turn to the agent's successor.
-        self._gone_agent = agent_id
-        self._context.recorder.retried(failure_label(gone))
 
     async def _note_failure(self, error: LettaUnavailable | OutcomeUnknown) -> None:
         """Find out whether the server stopped while it may have had the turn."""
