@@ -54,6 +54,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setattr(redaction, "policy", Policy())
     monkeypatch.setattr(logs, "policy", redaction.policy)
+    logging.captureWarnings(capture=False)  # a test that ran a command may have left it on
     level = logging.root.level
     fields = logs._fields.set({})
     yield Logged(capsys)
