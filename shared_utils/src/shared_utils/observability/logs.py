@@ -152,6 +152,17 @@ class _LineLogger(structlog.PrintLogger):
 class LibraryHandler(logging.Handler):
     """Base of handlers of libraries' log records. A record that cannot be written leaves a line without its text."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; a library's odd log call must not fail its caller."""
+        try:
+            self.write(record, max(known for known in _LOG_LEVELS if known <= max(record.levelno, logging.DEBUG)))
+        except Exception:  # noqa: BLE001  # whatever it is
+            self.handleError(record)
+
+    def write(self, record: logging.LogRecord, level: int) -> None:
+        """Write a record as a line; ``level`` is the record's, rounded down to one that structlog knows."""
+        raise NotImplementedError
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         # The original prints message and arguments, which may quote a user, to standard error.
         reason = type(sys.exc_info()[1]).__name__
@@ -162,11 +173,7 @@ class LibraryHandler(logging.Handler):
 class _ToStructlog(LibraryHandler):
     """The libraries' own log lines, in the same format."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        level = max(known for known in _LOG_LEVELS if known <= max(record.levelno, logging.DEBUG))
-        try:
-            structlog.get_logger(module=record.name).log(
-                level, "library_log", detail=record.getMessage(), exc_info=record.exc_info
-            )
-        except Exception:  # noqa: BLE001  # a library's odd log call must not fail its caller
-            self.handleError(record)
+    def write(self, record: logging.LogRecord, level: int) -> None:
+        structlog.get_logger(module=record.name).log(
+            level, "library_log", detail=record.getMessage(), exc_info=record.exc_info
+        )

@@ -15,8 +15,6 @@ from letta_server.logs.templates import template
 from letta_server.logs.tracebacks import describe, traceback_text
 from shared_utils.observability.logs import LibraryHandler
 
-_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
-"""The levels structlog knows."""
 _IDS: Final = ("agent_id", "run_id", "step_id", "conversation_id")
 """What Letta's own context holds of a request and what goes into its lines."""
 _ID: Final = re.compile(r"[a-z_]+-[0-9a-f-]{36}")
@@ -73,34 +71,28 @@ class RecordHandler(LibraryHandler):
     quoting = True
     """Whether texts are written as they are: before the first request no message is known to this process."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._write(record)
-        except Exception:  # noqa: BLE001  # an odd log call must not fail its caller
-            self.handleError(record)
-
-    def _write(self, record: logging.LogRecord) -> None:
+    def write(self, record: logging.LogRecord, level: int) -> None:
+        """See the base class."""
         error = _error_of(record)
-        if error is not None and record.name.removeprefix("Letta.") in {_APP, "uvicorn.error"} and _is_logged(error):
+        name = _name(record)
+        if error is not None and name in {_APP, "uvicorn.error"} and _is_logged(error):
             return
-        log = structlog.get_logger(module=_module(record), **_ids(record))
-        name = record.name.removeprefix("Letta.")
+        log = structlog.get_logger(module="letta.agents" if _is_agents(name) else name, **_ids(name))
         if name == _APP and error is not None and type(error).__name__ in _REFUSALS:
             log.info("request_refused", error=type(error).__name__)
             return
-        level, fields = self._line(record, error)
+        level, fields = self._line(record, level, error)
         if error is not None and name in {_APP, _MIDDLEWARE}:
             log.log(level, "request_failed", **fields)
         else:
             log.log(level, "library_log", **fields)
 
-    def _line(self, record: logging.LogRecord, error: BaseException | None) -> tuple[int, dict[str, Any]]:
+    def _line(self, record: logging.LogRecord, level: int, error: BaseException | None) -> tuple[int, dict[str, Any]]:
         """Level and fields."""
-        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
         if record.name == "py.warnings":
             return _of_warning(record, level)
         text = template(record)
-        watchdog = record.name.removeprefix("Letta.") == _WATCHDOG
+        watchdog = _name(record) == _WATCHDOG
         if level == logging.WARNING and (watchdog or text.startswith(_ROUTINE)):
             level = logging.DEBUG
         fields: dict[str, Any] = {"detail": record.getMessage() if self.quoting or watchdog else text}
@@ -132,16 +124,18 @@ def _of_warning(record: logging.LogRecord, level: int) -> tuple[int, dict[str, A
     return level, {"detail": f"{found['place']}: {found['category']}"}
 
 
-def _module(record: logging.LogRecord) -> str:
-    """The name of the logging module; Letta has a logger for each agent, too."""
-    name = record.name.removeprefix("Letta.")
-    return "letta.agents" if _AGENT_LOGGER.fullmatch(name) else name
+def _name(record: logging.LogRecord) -> str:
+    """The logger's name without Letta's root: a module's, or an agent's id."""
+    return record.name.removeprefix("Letta.")
 
 
-def _ids(record: logging.LogRecord) -> dict[str, str]:
+def _is_agents(name: str) -> bool:
+    return _AGENT_LOGGER.fullmatch(name) is not None
+
+
+def _ids(name: str) -> dict[str, str]:
     context = _letta_context()
-    named = _AGENT_LOGGER.fullmatch(record.name.removeprefix("Letta."))
-    found = {"agent_id": named[0]} if named else {}
+    found = {"agent_id": name} if _is_agents(name) else {}
     given = {name: str(context[name]) for name in _IDS if name in context}
     return found | {name: value for name, value in given.items() if _ID.fullmatch(value)}
 
