@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,14 @@ from local_stack.processes import Process
 from local_stack.valkey import Valkey
 
 AGENTS: Final = 8
+
+
+@dataclass(frozen=True)
+class NamedLetta:
+    """A Letta server under the name of its row."""
+
+    name: str
+    letta: Letta
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,24 @@ def started(held: ExitStack, process: Process) -> None:
     process.wait_ready()
 
 
-def measured(found: Parts, letta: Letta, agents: Sequence[str], turns: int, *, streamed: bool = False) -> Sample:
-    """So many turns of each of the agents, all agents at once."""
+def measured(found: Parts, letta: Letta, turns: int, *, history: int, streamed: bool = False) -> Sample:
+    """So many turns of each of :data:`AGENTS` new agents, all at once; their first turns do not count.
+
+    Args:
+        found: what the server uses.
+        letta: the server.
+        turns: of each agent.
+        history: turns in the agents' context.
+        streamed: the turns come token by token.
+    """
     callers = Callers(letta.url, letta.model, letta.api_key)
+    agents = callers.new_agents(AGENTS, history=history)
+    callers.talk(agents, 1)
     processes = (letta, found.postgres)
     before = [_used(process) for process in processes]
     connections = found.calls()["connections"]
     began = time.monotonic()
-    taken = callers.talk(list(agents), turns, streamed=streamed)
+    taken = callers.talk(agents, turns, streamed=streamed)
     seconds = time.monotonic() - began
     cpu = [(_used(process) - used) * 1000 / len(taken) for process, used in zip(processes, before, strict=True)]
     after = found.calls()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from bridge_bench.callers import Callers
 from bridge_bench.distant import distant
 from bridge_bench.figure import Column, Figure
 from bridge_bench.figures.hooks import without
-from bridge_bench.letta_turns import parts
+from bridge_bench.letta_turns import NamedLetta, parts
 from bridge_bench.runs import Bench, Row, interleaved
-from local_stack.letta import Letta
 
 _TURNS: Final = 10
 _ROUND_TRIP_MS: Final = 100
@@ -32,22 +30,16 @@ FIGURE = Figure(
 )
 
 
-@dataclass(frozen=True)
-class _Server:
-    name: str
-    letta: Letta
-
-
 def run(bench: Bench) -> list[Row]:
     """A row with the hook, and one without."""
     data = bench.harness.data / "distance"
     with parts(data) as found, distant(found.model.url, _ROUND_TRIP_MS / 1000) as far:
         servers = [
-            _Server("as it is", without(found, data / "letta-0", ())),
-            _Server("a connection for each call", without(found, data / "letta-1", ("turns.model_connections",))),
+            NamedLetta("as it is", without(found, data / "letta-0", ())),
+            NamedLetta("a connection for each call", without(found, data / "letta-1", ("turns.model_connections",))),
         ]
 
-        def measure(server: _Server) -> dict[str, float]:
+        def measure(server: NamedLetta) -> dict[str, float]:
             letta = server.letta
             callers = Callers(letta.url, letta.model, letta.api_key)
             near, away = (_alone(callers, url) for url in (None, far))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bridge_bench.callers import Callers
 from bridge_bench.figure import Column, Figure
-from bridge_bench.letta_turns import AGENTS, Parts, measured, parts
+from bridge_bench.letta_turns import AGENTS, NamedLetta, Parts, measured, parts
 from bridge_bench.runs import Bench, Row, interleaved
 from local_stack.letta import Letta
 
@@ -51,12 +49,6 @@ FIGURE = Figure(
 )
 
 
-@dataclass(frozen=True)
-class _Server:
-    name: str
-    letta: Letta
-
-
 def run(bench: Bench) -> list[Row]:
     """A row with all hooks, one without each, and one without any."""
     left_out: dict[str, tuple[str, ...]] = {"with all hooks": ()}
@@ -65,16 +57,12 @@ def run(bench: Bench) -> list[Row]:
     data = bench.harness.data / "hooks"
     with parts(data) as found:
         servers = [
-            _Server(name, without(found, data / f"letta-{number}", hooks))
+            NamedLetta(name, without(found, data / f"letta-{number}", hooks))
             for number, (name, hooks) in enumerate(left_out.items())
         ]
 
-        def measure(server: _Server) -> dict[str, float]:
-            letta = server.letta
-            callers = Callers(letta.url, letta.model, letta.api_key)
-            agents = callers.new_agents(AGENTS, history=_HISTORY)
-            callers.talk(agents, 1)
-            return dict(measured(found, letta, agents, _TURNS_EACH))
+        def measure(server: NamedLetta) -> dict[str, float]:
+            return dict(measured(found, server.letta, _TURNS_EACH, history=_HISTORY))
 
         return compared(interleaved(bench, FIGURE.name, servers, measure, name=lambda server: server.name))
 

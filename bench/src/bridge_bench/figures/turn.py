@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bridge_bench.callers import Callers
 from bridge_bench.figure import Column, Figure
 from bridge_bench.letta_turns import AGENTS, measured, parts
 from bridge_bench.runs import Bench, Row, interleaved
@@ -50,11 +49,8 @@ def run(bench: Bench) -> list[Row]:
     data = bench.harness.data / "turn"
     with parts(data) as found:
         letta = found.letta(data / "letta")
-        callers = Callers(letta.url, letta.model, letta.api_key)
 
         def measure(setting: _Setting) -> dict[str, float]:
-            agents = callers.new_agents(AGENTS, history=setting.history)
-            callers.talk(agents, 1)
-            return dict(measured(found, letta, agents, _TURNS_EACH, streamed=setting.streamed))
+            return dict(measured(found, letta, _TURNS_EACH, history=setting.history, streamed=setting.streamed))
 
         return interleaved(bench, FIGURE.name, settings, measure, name=lambda setting: setting.name)
