@@ -186,12 +186,14 @@ def test_letta_lives_on_opengauss(
         assert any(word in statement for statement in statements), word
     assert [sql for sql in statements if syntax_refusal(analysed(sql, PROFILES[profile]))] == []
     # Nothing was refused. The errors are PostgreSQL's too: no database at first, an identity made twice, and Letta
-    # itself writes a step's metrics twice, and embeds a file in the background that may be deleted meanwhile.
+    # itself writes a step's metrics twice, and reads and embeds a file in the background that may be deleted meanwhile.
     twice = 'duplicate key value violates unique constraint "{}"'.format
-    orphan = (
-        'insert or update on table "source_passages" violates foreign key constraint "source_passages_file_id_fkey"'
-    )
-    lettas_own = {("23505", twice("step_metrics_pkey")), ("23503", orphan)}
+    orphan = 'insert or update on table "{0}" violates foreign key constraint "{0}_file_id_fkey"'.format
+    lettas_own = {
+        ("23505", twice("step_metrics_pkey")),
+        ("23503", orphan("file_contents")),
+        ("23503", orphan("source_passages")),
+    }
     assert {error for error in seen.errors if error not in lettas_own} == {
         ("3D000", f'database "{database}" does not exist'),
         ("23505", twice("unique_identifier_key_project_id_organization_id")),

@@ -192,6 +192,28 @@ asyncio.run(main())
     assert said.splitlines() == ["[]"]
 
 
+def test_a_call_cancelled_after_its_last_event_leaves_no_connection(
+    run: Callable[[str], str], counting_model: Any
+) -> None:
+    said = run("""
+async def stream_until_last_event(came):
+    async with await client().chat.completions.create(model="m", messages=MESSAGES, stream=True) as events:
+        async for event in events:
+            if event.choices[0].finish_reason:
+                asyncio.get_running_loop().call_later(0.01, came.set)
+
+async def main():
+    came = asyncio.Event()
+    call = asyncio.create_task(stream_until_last_event(came))
+    await came.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    print(list(connections._http._transport.client.connector._acquired))
+asyncio.run(main())
+""")
+    assert said.splitlines() == ["[]"]
+
+
 def test_another_event_loop_has_connections_of_its_own(run: Callable[[str], str], counting_model: Any) -> None:
     run("""
 import threading

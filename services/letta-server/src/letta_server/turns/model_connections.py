@@ -125,9 +125,11 @@ class _EventStream(httpx.AsyncByteStream):
             yield part
 
     async def aclose(self) -> None:
-        if _LAST_EVENT in self._tail:
-            with contextlib.suppress(TimeoutError, httpx.HTTPError):
-                async with asyncio.timeout(_REST_SECONDS):
-                    async for _ in self._parts:
-                        pass
-        await self._stream.aclose()
+        try:
+            if _LAST_EVENT in self._tail:
+                with contextlib.suppress(TimeoutError, httpx.HTTPError):
+                    async with asyncio.timeout(_REST_SECONDS):
+                        async for _ in self._parts:
+                            pass
+        finally:  # a call may be cancelled while it waits for the end, and its connection would stay taken
+            await self._stream.aclose()
