@@ -451,6 +451,9 @@ async def test_without_fallback_an_error_reply_names_the_cause(make_rig: Callabl
         "text": "the key is wrong",
         "source": "letta_bridge",
         "error": True,
+        "user_id": "ada",
+        "code": "letta_rejected",
+        "retryable": False,
     }
 
 

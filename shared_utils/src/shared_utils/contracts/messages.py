@@ -153,6 +153,12 @@ class TaskResponse(BaseModel):
     text: str
     source: str
     error: bool | None = None
+    user_id: str | None = None
+    """With an error: whose task it is, because two users may use the same task id."""
+    code: str | None = None
+    """With an error: see :class:`ErrorReply`. Some errors are published without being kept as a reply."""
+    retryable: bool | None = None
+    """With an error: see :class:`ErrorReply`."""
     canned: bool | None = None
     """See :class:`Reply`."""
     truncated: bool | None = None

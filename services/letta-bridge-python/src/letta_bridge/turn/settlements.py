@@ -123,10 +123,12 @@ def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
     response = TaskResponse(
         text=str(content.get("response_text") or content.get("message") or ""),
         source=str(content.get("source", "letta")),
-        error=True if content.get("error") else None,
         canned=True if content.get("canned") is True else None,
         truncated=True if content.get("truncated") is True else None,
     )
+    if content.get("error"):  # a retryable error is no outcome to repeat
+        of = {"error": True, "user_id": task.user_id, "code": str(content.get("code", "error")), "retryable": False}
+        response = response.model_copy(update=of)
     return Settlement(
         turn.receipt,
         Outcome.REPEATED,
@@ -167,7 +169,7 @@ def refused(
         user_id=task.user_id,
         task_id=task.task_id,
         reply=_error_reply(turn, error, error.code, task.task_id, task.user_id),
-        task_response=_error_response(error),
+        task_response=_error_response(error, error.code, task.user_id),
         replaces_kept=replaces_kept,
         mark=identity.mark() if identity else b"",
         missed=missed,
@@ -225,7 +227,7 @@ def dead_lettered(
         user_id=user_id or "",
         task_id=task_id or "",
         reply=_error_reply(turn, error, code, task_id, user_id) if task_id else None,
-        task_response=_error_response(error) if task_id else None,
+        task_response=_error_response(error, code, user_id) if task_id else None,
         replaces_kept=replaces_kept,
         mark=identity.mark(),
         missed=missed if user_id else (),
@@ -249,5 +251,9 @@ def _error_reply(turn: Turn, error: ServiceError, code: str, task_id: str, user_
     )
 
 
-def _error_response(error: ServiceError) -> bytes:
-    return dump(TaskResponse(text=str(error), source="letta_bridge", error=True))
+def _error_response(error: ServiceError, code: str, user_id: str | None) -> bytes:
+    return dump(
+        TaskResponse(
+            text=str(error), source="letta_bridge", error=True, user_id=user_id, code=code, retryable=error.retryable
+        )
+    )

@@ -33,7 +33,9 @@ class RefusedTask:
         reply = ErrorReply(
             task_id=task_id, user_id=user_id, message=sentence, timestamp=now(), code=code, retryable=True
         )
-        response = TaskResponse(text=sentence, source="letta_bridge", error=True)
+        response = TaskResponse(
+            text=sentence, source="letta_bridge", error=True, user_id=user_id, code=code, retryable=True
+        )
         return cls(task_id, user_id, dump(reply), dump(response))
 
     async def publish(self, client: RedisClient, settings: QueueSettings) -> None:
