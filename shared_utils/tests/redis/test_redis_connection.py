@@ -234,6 +234,22 @@ async def test_two_that_read_at_once_lose_the_connection(redis_url: str) -> None
     await close(client)
 
 
+@pytest.mark.integration
+async def test_a_connection_given_up_just_before_a_write_is_a_lost_connection(redis_url: str) -> None:
+    client = client_of(redis_url)
+    pubsub = client.pubsub()
+    await pubsub.subscribe("letta_responses")
+    writing = asyncio.create_task(pubsub.subscribe("task_response:1"))
+    while not writing.done() and not any("_send_packed_command" in repr(task) for task in asyncio.all_tasks()):
+        await asyncio.sleep(0)
+    await pubsub.connection.disconnect(nowait=True)
+    await asyncio.wait([writing])
+    if (error := writing.exception()) is not None:  # from Python 3.12 on, the write is no task, and is done before
+        assert isinstance(error, CONNECTION_ERRORS)
+    await pubsub.aclose()
+    await close(client)
+
+
 def test_other_programming_errors_stay_what_they_are() -> None:
     class Broken(Connection):
         async def send_packed_command(self, *args: Any, **options: Any) -> None:

@@ -159,8 +159,9 @@ def _passes(error: BaseException) -> bool:
 
 
 class _Loss(AbstractConnection):
-    """Says that the connection is lost where others say RuntimeError, and swallows no cancellation.
+    """Says that the connection is lost where others say RuntimeError or AttributeError, and swallows no cancellation.
 
+    An AttributeError comes from redis-py, which writes a tick later, if another task gave the connection up meanwhile.
     RuntimeErrors come from uvloop, asked to write to a closed connection, and from asyncio, asked to read by two at
     once: whoever subscribes while redis-py connects anew for whoever listens. The ``wait_for`` around redis-py's send
     swallows a cancellation that comes when the command has just been sent, before Python 3.12.
@@ -176,6 +177,10 @@ class _Loss(AbstractConnection):
             if "closed" not in str(error):
                 raise
             await self._give_up(error)
+        except AttributeError as error:
+            if self.is_connected:
+                raise
+            await self._give_up(error)
         if task and task.cancelling() > cancellations:
             await self.disconnect(nowait=True)  # nobody will read the answer
             raise asyncio.CancelledError
@@ -189,7 +194,7 @@ class _Loss(AbstractConnection):
                 raise
             await self._give_up(error)
 
-    async def _give_up(self, error: RuntimeError) -> NoReturn:
+    async def _give_up(self, error: Exception) -> NoReturn:
         await self.disconnect(nowait=True)
         raise ConnectionError(f"the connection to Redis was closed ({error})") from error
 
