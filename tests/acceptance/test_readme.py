@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -22,31 +21,58 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("readme", "fact", "answer"),
-    [("README.md", "My name is Ada.", "Your name is Ada."), ("README.zh-CN.md", "我叫小明", "你叫小明。")],
+    ("document", "fact", "answer"),
+    [
+        ("README.md", "My name is Ada.", "Your name is Ada."),
+        ("README.zh-CN.md", "我叫小明", "你叫小明。"),
+        ("docs/joining.md", "My name is Ada.", "Your name is Ada."),
+    ],
 )
-def test_the_readmes_producer_gets_a_reply(
-    readme: str, fact: str, answer: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+def test_the_documents_producer_gets_a_reply(
+    document: str, fact: str, answer: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
 ) -> None:
     bridge_factory(redis_url, letta)
-    text = (_ROOT / readme).read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert program.count("redis://127.0.0.1:16379/0") == 1
-    program = program.replace("redis://127.0.0.1:16379/0", redis_url)
-    (question,) = re.findall(r'"content": "(.*?)"', program)
+    (program,) = _programs(document)
+    (question,) = re.findall(r'"(What is my name\?|我叫什么名字？)"', program)
+    _output(program.replace(question, fact), redis_url)
+    assert _output(program, redis_url) == answer
 
-    def said(content: str) -> Any:
-        output = subprocess.run(
-            [sys.executable, "-c", program.replace(question, content)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=90,
-        ).stdout
-        return json.loads(output)
 
-    said(fact)
-    assert said(question) == {"text": answer, "source": "letta"}
+@pytest.mark.parametrize(
+    ("readme", "answer"),
+    [("clients/python/README.md", "Your name is Ada."), ("clients/python/README.zh-CN.md", "你叫小明。")],
+)
+def test_the_clients_readme_asks_and_follows(
+    readme: str, answer: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
+) -> None:
+    bridge_factory(redis_url, letta)
+    ask, follow = _programs(readme)
+    assert _output(ask, redis_url) == f"{answer} letta"
+    ends_after_two = """
+class Store(dict):
+    def __setitem__(self, name, value):
+        super().__setitem__(name, value)
+        if len(seen := self.setdefault("seen", [])) == 1:
+            sys.exit()
+        seen.append(value)
+
+asyncio.run(follow(Store(cursor="0-0")))
+"""
+    user = "ada" if "ada" in ask else "xiaoming"
+    assert _output(f"import sys\n{follow}{ends_after_two}", redis_url).splitlines()[-1] == f"{user} {answer}"
+
+
+def _programs(document: str) -> list[str]:
+    found: list[str] = re.findall(r"```python\n(.*?)```", (_ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+    return found
+
+
+def _output(program: str, redis_url: str) -> str:
+    """What a program of a document prints, with the address of this test's Redis."""
+    address = re.compile(r"redis://127\.0\.0\.1:16379/0")
+    assert len(address.findall(program)) == 1
+    words = [sys.executable, "-c", address.sub(redis_url, program)]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=90).stdout.strip()
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])

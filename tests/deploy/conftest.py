@@ -27,8 +27,8 @@ from local_stack.valkey import Valkey
 _NOBODY = 65534
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<text>[^}]*))?\}")
 _PASSWORDS = ("redis_password", "redis_admin_password", "redis_bridge_password", "redis_memory_password",
-              "redis_scaler_password", "letta_server_password", "letta_encryption_key", "bridge_api_token",
-              "database_password", "openai_api_key")  # fmt: skip
+              "redis_client_password", "redis_scaler_password", "letta_server_password", "letta_encryption_key",
+              "bridge_api_token", "database_password", "openai_api_key")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from letta_bridge_client import Bridge
 from local_stack.fixtures import DoubleFactory, missing_parts
 from local_stack.letta_double.process import LettaDouble
 from local_stack.ports import HOST
@@ -67,6 +68,19 @@ _REFUSED = {
         ("SET", "{letta_requests}:reply:ada:1", "forged"),
         ("LPUSH", "{letta_requests}:dead", "x"),
         ("LPUSH", "memory:user_sessions:ada", "x"),
+        ("EVAL", "return 1", "0"),
+    ],
+    "client": [
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("LRANGE", "letta_requests", "0", "-1"),
+        ("RPOP", "letta_requests"),
+        ("SET", "{letta_requests}:reply:ada:1", "forged"),
+        ("XADD", "{letta_requests}:replies", "*", "reply", "forged"),
+        ("GET", "{letta_requests}:missed:ada"),
+        ("PUBLISH", "task_response:1", "forged"),
+        ("SUBSCRIBE", "letta_responses"),
+        ("PSUBSCRIBE", "*"),
         ("EVAL", "return 1", "0"),
     ],
     "scaler": [
@@ -185,7 +199,7 @@ def test_server_configuration_is_durable_and_evicts_nothing(user: User) -> None:
 
 def test_passwords_are_kept_as_hashes(redis_with_users: Valkey, user: User, secrets: Path, tmp_path: Path) -> None:
     made = (tmp_path / "run/users.acl").read_text("utf-8")
-    assert made.count("user ") == 6
+    assert made.count("user ") == 7
     for file in secrets.iterdir():
         assert file.read_text("utf-8").strip() not in made
     assert (tmp_path / "run/users.acl").stat().st_mode & 0o077 == 0
@@ -234,6 +248,17 @@ def test_producer_can_push_wait_and_read_missed_replies(user: User) -> None:
     assert client.lrange("memory:user_sessions:ada", 0, 19) == []
     assert user("scaler").llen("letta_requests") == 1
     channel.close()
+
+
+@pytest.mark.usefixtures("bridge")
+async def test_a_client_asks_and_reads_all_replies_as_its_user(redis_with_users: Valkey, secrets: Path) -> None:
+    password = (secrets / "redis_client_password").read_text("utf-8").strip()
+    async with Bridge(f"redis://client:{password}@{HOST}:{redis_with_users.port}/0") as client:
+        reply = await client.ask("ada", "hello", timeout=60)
+        assert reply.source == "letta"
+        assert await client.result(reply.task_id, "ada") == reply
+        _, first = await anext(client.replies(after="0-0"))
+        assert first == reply
 
 
 @pytest.fixture

@@ -60,7 +60,9 @@ def test_copies_packages_before_sources(service: str, dockerfile: Dockerfile) ->
     steps = [f"{word} {rest}" for word, rest in dockerfile(service)]
     locked = next(index for index, step in enumerate(steps) if "uv pip sync" in step)
     sources = next(
-        index for index, step in enumerate(steps) if re.match(r"COPY (shared_utils|(services|tools)/[\w-]+) ", step)
+        index
+        for index, step in enumerate(steps)
+        if re.match(r"COPY (shared_utils|(clients|services|tools)/[\w-]+) ", step)
     )
     assert locked < sources, "a changed source must not install the packages again"
 
@@ -75,6 +77,7 @@ def test_the_context_holds_no_secrets_and_no_data(checkout: Path) -> None:
         "deploy/healthcheck.py",
         "deploy/lock_subset.py",
         "shared_utils",
+        "clients/python",
         "services",
         "tools/scripted-model",
         "**/README.md",  # a package is not built without its readme
@@ -92,6 +95,7 @@ def test_dockerfile_copies_only_files_of_the_context(service: str, dockerfile: D
                     "config.json",
                     "requirements.lock",
                     "deploy",
+                    "clients",
                     "shared_utils",
                     "services",
                     "tools",

@@ -18,12 +18,13 @@ import importlib.metadata as m, json, re
 print(json.dumps({re.sub("[._]", "-", d.name.lower()): d.version for d in m.distributions()}))
 """
 _MEMBERS = {
-    "letta-bridge-python": {"letta-bridge", "letta-bridge-common"},
+    "letta-bridge-python": {"letta-bridge", "letta-bridge-client", "letta-bridge-common"},
     "memory-python": {"letta-bridge-memory", "letta-bridge-common"},
     "scripted-model": {"letta-bridge-scripted-model"},
 }
 _MODULES = {
     "letta-bridge": "letta_bridge",
+    "letta-bridge-client": "letta_bridge_client",
     "letta-bridge-common": "shared_utils",
     "letta-bridge-memory": "memory_service",
     "letta-bridge-scripted-model": "scripted_model",

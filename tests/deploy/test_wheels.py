@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("wheels")]  # bui
 
 _FOLDERS = {
     "letta-bridge": "services/letta-bridge-python",
+    "letta-bridge-client": "clients/python",
     "letta-bridge-common": "shared_utils",
     "letta-bridge-letta-server": "services/letta-server",
     "letta-bridge-memory": "services/memory-python",
@@ -96,11 +97,32 @@ def _install(folder: Path, python: str | Path, lock: Path, *wheels: Path) -> Ins
 def services(tmp_path_factory: pytest.TempPathFactory, wheels: Mapping[str, Path]) -> Installed:
     """The bridge and memory-python in one environment, with the locked versions of what they need."""
     folder = tmp_path_factory.mktemp("installed")
-    names = ("letta-bridge", "letta-bridge-common", "letta-bridge-memory")
+    names = ("letta-bridge", "letta-bridge-client", "letta-bridge-common", "letta-bridge-memory")
     needed = folder / "needed.txt"
     lock = CHECKOUT / "requirements.lock"
     needed.write_text(_run(sys.executable, CHECKOUT / "deploy/lock_subset.py", lock, *names), "utf-8")
     return _install(folder, sys.executable, needed, *(wheels[name] for name in names))
+
+
+def test_the_client_needs_redis_py_and_nothing_else(tmp_path: Path, wheels: Mapping[str, Path], redis_url: str) -> None:
+    lock = CHECKOUT / "requirements.lock"
+    needed = tmp_path / "needed.txt"
+    needed.write_text(
+        _run(sys.executable, CHECKOUT / "deploy/lock_subset.py", lock, "letta-bridge-client"), encoding="utf-8"
+    )
+    client = _install(tmp_path, sys.executable, needed, wheels["letta-bridge-client"])
+    _run(_UV, "pip", "check", "--python", client.root / "bin/python")
+    installed = set(_run(_UV, "pip", "freeze", "--python", client.root / "bin/python").replace(" @", "=").split("\n"))
+    assert {line.partition("=")[0] for line in installed if line} <= {"letta-bridge-client", "redis", "async-timeout"}
+    program = f"""
+from letta_bridge_client import NoReply, SyncBridge
+with SyncBridge({redis_url!r}) as bridge:
+    try:
+        bridge.ask("ada", "hello", timeout=0.5)
+    except NoReply as error:
+        print(error.retryable)
+"""
+    assert client.output("python", "-c", program) == "True\n"
 
 
 @pytest.mark.parametrize("name", _FOLDERS)
@@ -121,7 +143,7 @@ def test_a_wheel_holds_every_file_of_its_package(name: str, wheels: Mapping[str,
 
 def test_installed_wheels_are_complete_and_outside_of_the_checkout(services: Installed) -> None:
     _run(_UV, "pip", "check", "--python", services.root / "bin/python")
-    modules = ("letta_bridge", "memory_service", "shared_utils")
+    modules = ("letta_bridge", "letta_bridge_client", "memory_service", "shared_utils")
     shown = "; ".join(f"import {module}; print({module}.__file__)" for module in modules)
     for path in services.output("python", "-c", shown).splitlines():
         assert path.startswith(str(services.root))

@@ -40,7 +40,8 @@ def test_package_and_project_dependencies_have_the_projects_names(path: Any) -> 
         tomllib.loads(each.read_text(encoding="utf-8"))["tool"]["uv"]["build-backend"]["module-name"]
         for each in PROJECTS
     }
-    own = {name.replace("_", "-") for name in folders} - {"letta-bridge"}
+    names = {tomllib.loads(each.read_text(encoding="utf-8"))["project"]["name"] for each in PROJECTS}
+    own = {name.replace("_", "-") for name in folders} - names
     assert not own & {name.lower().replace("_", "-") for name in needed}
 
 

@@ -72,6 +72,7 @@ RUN_BY = {
         "services/letta-bridge-python/tests/cli/test_cli_state.py::"
         "test_a_service_may_run_as_a_role_that_can_change_no_table"
     ),
+    r"pip install \./clients/python$": ("tests/deploy/test_wheels.py::test_the_client_needs_redis_py_and_nothing_else"),
     r"api ": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
     r"letta-bridge run$": "services/letta-bridge-python/tests/http/test_running_bridge.py::test_api_serves_sessions",
     r"letta-bridge doctor$": (

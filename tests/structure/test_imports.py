@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-PRODUCTION = ("services", "shared_utils")
+PRODUCTION = ("clients", "services", "shared_utils")
 PROVIDED = {"pydantic_core": "pydantic", "starlette": "fastapi", "psycopg_pool": "psycopg"}
 """Import name → the distribution that pins it, or has it as an extra: who declares that one may import it."""
 
@@ -57,7 +57,7 @@ def read(pyproject: Path) -> Package:
 
 PACKAGES = [
     read(pyproject)
-    for pattern in ("services/*", "tools/*", "shared_utils", "bench")
+    for pattern in ("clients/*", "services/*", "tools/*", "shared_utils", "bench")
     for pyproject in sorted(CHECKOUT.glob(f"{pattern}/pyproject.toml"))
 ]
 OWN = {package.module: package for package in PACKAGES}

@@ -70,7 +70,7 @@ def run(bench: Bench) -> list[Row]:
         for count in (1, 2):
             urls = [letta.url for letta in lettas[:count]]
             bridge = held.enter_context(_bridge(bench, lettas[0], urls))
-            conversation = held.enter_context(Conversation(bench.harness.valkey.url, f"letta_requests_{count}"))
+            conversation = Conversation(bench.harness.valkey.url, f"letta_requests_{count}")
             # Makes the agents.
             conversation.talk(_USER_COUNT, 1)
             agents = conversation.agents

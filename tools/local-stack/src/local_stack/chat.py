@@ -1,46 +1,41 @@
-"""Talks to the bridge as a producer does: LPUSH a task, then listen for its reply."""
+"""A producer who talks to the bridge, and looks into short-term memory."""
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import redis
 
-_REQUESTS = "letta_requests"
-_RESPONSES = "letta_responses"
+from letta_bridge_client import NoReply, RedisUnavailable, Reply, SyncBridge, TaskFailed
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as received, and the seconds since its task was pushed."""
+    """A reply, and the seconds since its task was pushed."""
 
-    reply: dict[str, Any]
+    reply: Reply
     seconds: float
 
     @property
     def text(self) -> str:
-        return str(self.reply.get("response_text") or self.reply.get("message") or "")
+        return self.reply.text
 
     @property
     def source(self) -> str:
-        return str(self.reply.get("source", ""))
+        return self.reply.source
 
 
 class Chat:
-    """A producer and a subscriber on one Redis. Not for several threads."""
+    """A producer on one Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url, decode_responses=True)
-        # redis-py annotates what this returns, but not its arguments.
-        self._subscription = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        self._subscription.subscribe(_RESPONSES)
-        self._pushed: dict[str, float] = {}
-        self._answers: dict[str, Answer] = {}
+        self._bridge = SyncBridge(redis_url)
+        self._pushed: dict[str, tuple[str, float]] = {}
+        """Task id → its user, and when it was pushed."""
 
     def __enter__(self) -> Self:
         return self
@@ -48,23 +43,14 @@ class Chat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._subscription.close()
+        self._bridge.close()
         self._redis.close()
 
     def say(self, user: str, text: str, lang: str) -> str:
-        """Pushes a task; returns its id."""
-        task_id = str(uuid.uuid4())
-        task = {
-            "task_id": task_id,
-            "type": "text",
-            "user_id": user,
-            "content": text,
-            "source": "user",
-            "timestamp": time.time(),
-            "meta": {"memory_type": "permanent", "lang": lang},
-        }
-        self._pushed[task_id] = time.monotonic()
-        self._redis.lpush(_REQUESTS, json.dumps(task, ensure_ascii=False))
+        """Push a task; returns its id."""
+        began = time.monotonic()
+        task_id = self._bridge.submit(user, text, lang=lang)
+        self._pushed[task_id] = user, began
         return task_id
 
     def short_term(self, user: str) -> list[str]:
@@ -73,15 +59,12 @@ class Chat:
         return records
 
     def answer(self, task_id: str, timeout: float) -> Answer | None:
-        """The reply to a task; None if there is none within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while task_id not in self._answers:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            message = self._subscription.get_message(timeout=left)
-            if message:
-                reply = json.loads(message["data"])
-                pushed = self._pushed.get(reply.get("task_id"), time.monotonic())
-                self._answers[reply.get("task_id")] = Answer(reply, time.monotonic() - pushed)
-        return self._answers[task_id]
+        """The reply to a task; None if there is none within ``timeout`` seconds."""
+        user, pushed = self._pushed[task_id]
+        try:
+            reply = self._bridge.resume(task_id, user, timeout=timeout)
+        except TaskFailed as error:
+            reply = error.reply
+        except (NoReply, RedisUnavailable):
+            return None
+        return Answer(reply, time.monotonic() - pushed)

@@ -48,7 +48,7 @@ class Demo:
     def run(self) -> bool:
         """Hold the conversation; returns whether every expectation held."""
         self._say(f"\nTwo users talk to the bridge over {self._stack.redis_url}:")
-        self._say("each line they say is LPUSHed on letta_requests, each reply comes from letta_responses.")
+        self._say("each line they say is LPUSHed on letta_requests, task_response:<task id> announces its reply.")
         with Chat(self._stack.redis_url) as chat:
             self._introductions(chat)
             self._bridge_dies(chat)
@@ -167,7 +167,7 @@ def _right(text: str) -> str:
 def _problem(answer: Answer | None, source: str, part: str) -> str:
     if answer is None:
         return f"no reply within {_REPLY_TIMEOUT_SECONDS:g} s"
-    if answer.reply.get("error"):
+    if not answer.reply.ok:
         return f"an error reply: {answer.text}"
     if answer.source != source:
         return f"answered by {answer.source}, expected {source}"

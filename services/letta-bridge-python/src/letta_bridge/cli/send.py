@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import uuid
-from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
@@ -15,10 +13,10 @@ from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.pause import pause_told
 from letta_bridge.request_queue import failure_causes, obstacles
 from letta_bridge.request_queue.admin import QueueAdmin
-from letta_bridge.request_queue.keys import Keys
 from letta_bridge.settings import BridgeSettings
-from shared_utils.contracts.messages import json_object, now
-from shared_utils.redis.connection import RedisClient, subscriber
+from letta_bridge_client import Bridge, NoReply, RedisUnavailable, Reply, TaskFailed
+from shared_utils.contracts.message_fields import ANONYMOUS
+from shared_utils.redis.connection import RedisClient
 
 
 def send(
@@ -36,69 +34,74 @@ def send(
     error.
     """
     settings = settings_or_exit(config)
-    task = {
-        "task_id": str(uuid.uuid4()),
-        "type": "text",
-        "user_id": user,
-        "content": text,
-        "source": "user",
-        "timestamp": now(),
-        "meta": {"memory_type": memory},
-    }
-    reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, task, wait))
+    message = _Message(user or ANONYMOUS, text, memory, wait)
+    task_id, reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, message))
     if reply is None:
         why = obstacle or not_ready(settings.bridge) or "a bridge is alive, but may be busy; see 'letta-bridge lanes'"
-        fail(f"no reply to task {task['task_id']} within {wait:g} s: {why}", Exit.TIMEOUT)
+        fail(f"no reply to task {task_id} within {wait:g} s: {why}", Exit.TIMEOUT)
     if as_json:
-        typer.echo(json.dumps(reply, ensure_ascii=False))
-    elif reply.get("error"):
-        tell(str(reply.get("message")))
-    else:
-        typer.echo(reply["response_text"])
+        typer.echo(json.dumps(reply.raw, ensure_ascii=False))
+    elif reply.ok:
+        typer.echo(reply.text)
         tell(_answered_by(reply))
-    raise typer.Exit(int(Exit.FAILED if reply.get("error") else Exit.DONE))
+    else:
+        tell(reply.text)
+    raise typer.Exit(int(Exit.DONE if reply.ok else Exit.FAILED))
 
 
-def _answered_by(reply: Mapping[str, Any]) -> str:
+def _answered_by(reply: Reply) -> str:
     """The answering service and, if it was not the agent, the reason."""
-    if reply.get("source") == "letta":
-        return f"answered by the agent {reply.get('agent_id') or '(unnamed)'}"
-    what = " with its canned sentence, because its model did not answer either" if reply.get("canned") else ""
-    return f"answered by {reply.get('source')}{what}, not by the user's agent: {_why(reply)}"
+    if reply.source == "letta":
+        return f"answered by the agent {reply.agent_id or '(unnamed)'}"
+    what = " with its canned sentence, because its model did not answer either" if reply.canned else ""
+    return f"answered by {reply.source}{what}, not by the user's agent: {_why(reply)}"
 
 
-def _why(reply: Mapping[str, Any]) -> str:
+def _why(reply: Reply) -> str:
     """Why the agent did not answer and, after a failure, the remedy."""
-    codes = [str(reply[field]) for field in ("fallback_cause", "fallback_reason") if reply.get(field)]
+    codes = [code for code in (reply.fallback_cause, reply.fallback_reason) if code]
     known = next((code for code in codes if failure_causes.is_explained(code)), None)
     if known is not None:
         return f"{failure_causes.meaning(known)}; {failure_causes.advice(known)}"
     return ", ".join(reversed(codes)) or "no reason given"
 
 
+@dataclass(frozen=True, slots=True)
+class _Message:
+    user: str
+    text: str
+    memory: str
+    wait_seconds: float
+
+
 async def _exchange(
-    client: RedisClient, settings: BridgeSettings, task: dict[str, Any], wait: float
-) -> tuple[dict[str, Any] | None, str | None]:
-    """Push the task, then wait on its channel; the stored reply replaces a publication that was missed.
+    client: RedisClient, settings: BridgeSettings, message: _Message
+) -> tuple[str, Reply | None, str | None]:
+    """Push the task, then wait for its reply.
 
     Returns:
-        the reply, None if there is none in time; and the obstacle that keeps bridges from taking tasks, if any.
+        The task's id; the reply, None if there is none in time; and then the obstacle that keeps bridges from taking
+        tasks, if any.
     """
-    kept = Keys(settings.queue.requests).reply(task["user_id"], task["task_id"])
-    async with await subscriber(client, kept) as pubsub:
-        await pubsub.subscribe(settings.queue.task_response + task["task_id"])
-        await client.lpush(settings.queue.requests, json.dumps(task, ensure_ascii=False))
-        if (obstacle := await _obstacle(client, settings, task["user_id"])) is not None:
-            tell(f"the task waits: {obstacle}")
-        until = asyncio.get_running_loop().time() + wait
-        while True:
-            reply = await client.get(kept)
-            if reply:
-                return json_object(reply), None
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                return None, await _obstacle(client, settings, task["user_id"])
-            await pubsub.get_message(timeout=min(left, 1.0))
+    await client.ping()  # without Redis the command ends at once
+    queue = settings.queue
+    async with Bridge(client, requests=queue.requests, task_response=queue.task_response) as bridge:
+        try:
+            task_id = await bridge.submit(message.user, message.text, memory=message.memory)
+            if (obstacle := await _obstacle(client, settings, message.user)) is not None:
+                tell(f"the task waits: {obstacle}")
+            return task_id, await _reply(bridge, task_id, message), None
+        except NoReply as error:
+            return error.task_id, None, await _obstacle(client, settings, message.user)
+        except RedisUnavailable as error:
+            raise error.__cause__ or ConnectionError(str(error)) from None
+
+
+async def _reply(bridge: Bridge, task_id: str, message: _Message) -> Reply:
+    try:
+        return await bridge.resume(task_id, message.user, timeout=message.wait_seconds)
+    except TaskFailed as error:
+        return error.reply
 
 
 async def _obstacle(client: RedisClient, settings: BridgeSettings, user_id: str) -> str | None:

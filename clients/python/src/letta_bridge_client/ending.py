@@ -1,0 +1,34 @@
+"""Ends tasks for sure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+_Result = TypeVar("_Result")
+
+_AGAIN_SECONDS: Final = 0.05
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended, because ``asyncio.wait_for`` of Python 3.11, in redis-py, can lose a cancel."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_AGAIN_SECONDS)
+
+
+async def within(seconds: float, call: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of a call that ends in time.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task], timeout=max(seconds, 0))
+    finally:
+        await end(task)
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
