@@ -8,6 +8,7 @@ from typing import Final
 from bridge_bench.figures import (
     backlog,
     bridges,
+    client,
     distance,
     hooks,
     latency,
@@ -34,6 +35,7 @@ FIGURES: Final[dict[str, ModuleType]] = {
         turn,
         hooks,
         distance,
+        client,
         sessions,
     )
 }
