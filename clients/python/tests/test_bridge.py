@@ -250,6 +250,37 @@ async def test_a_cancelled_call_leaves_no_subscription(bridge: Bridge, stand_in:
         await asyncio.sleep(0.005)
 
 
+async def test_closing_ends_open_calls_and_refuses_new_ones(redis_url: str, stand_in: StandIn) -> None:
+    bridge = Bridge(redis_url)
+    calls = [started(bridge.ask("ada", "hello")), started(bridge.resume("7", "ada"))]
+    await stand_in.take()
+    await bridge.aclose()
+    for call in (*calls, started(bridge.ask("ada", "hello"))):
+        with pytest.raises(RuntimeError, match="is closed"):
+            await call
+    await bridge.aclose()
+    assert await stand_in.client.llen(QUEUE) == 0
+
+
+async def test_large_messages_are_pushed_in_several_commands(bridge: Bridge, stand_in: StandIn) -> None:
+    await stand_in.client.config_resetstat()
+    calls = [started(bridge.submit("ada", f"{number}{'大' * 1_000_000}")) for number in range(5)]
+    assert [(await stand_in.take())["content"][0] for _ in calls] == list("01234")
+    await asyncio.gather(*calls)
+    commands = await stand_in.client.info("commandstats")
+    assert commands["cmdstat_lpush"]["calls"] >= 4
+
+
+async def test_a_client_of_the_callers_own_may_decode_and_stays_open(redis_url: str, stand_in: StandIn) -> None:
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
+        async with Bridge(client) as bridge:
+            call = started(bridge.ask("ada", "hello"))
+            await stand_in.answer(await stand_in.take())
+            reply = await call
+            assert reply == (await anext(bridge.replies(after="0-0")))[1] == await bridge.result(reply.task_id, "ada")
+        assert await client.ping()
+
+
 async def test_a_lost_subscription_is_renewed_and_the_task_sent_again(bridge: Bridge, stand_in: StandIn) -> None:
     call = started(bridge.ask("ada", "hello", task_id="1"))
     first = await stand_in.take()

@@ -30,7 +30,7 @@ async def test_a_task_that_loses_cancellations_is_ended() -> None:
 async def test_a_call_that_loses_its_cancellation_ends_in_time() -> None:
     async with asyncio.timeout(30):
         with pytest.raises(TimeoutError):
-            await within(0.01, deaf(1))
+            await within(0.01, asyncio.create_task(deaf(1)))
 
 
 async def test_a_cancelled_call_ends_with_its_caller() -> None:
@@ -40,7 +40,7 @@ async def test_a_cancelled_call_ends_with_its_caller() -> None:
         inner.append(asyncio.current_task())  # type: ignore[arg-type]  # there is one
         return await deaf(1)
 
-    caller = asyncio.create_task(within(60, call()))
+    caller = asyncio.create_task(within(60, asyncio.create_task(call())))
     await asyncio.sleep(0.01)
     caller.cancel()
     await asyncio.wait([caller])
@@ -52,6 +52,6 @@ async def test_results_and_errors_are_passed_on() -> None:
     async def fails() -> None:
         raise LookupError("no")
 
-    assert await within(5, asyncio.sleep(0, "result")) == "result"
+    assert await within(5, asyncio.create_task(asyncio.sleep(0, "result"))) == "result"
     with pytest.raises(LookupError, match="no"):
-        await within(5, fails())
+        await within(5, asyncio.create_task(fails()))

@@ -33,7 +33,7 @@ def test_kept_reply_is_read_under_the_bridges_key(user: str) -> None:
     assert reply_key("letta_requests", user, "t:1") == Keys("letta_requests").reply(user, "t:1")
 
 
-@pytest.mark.parametrize("user", ["", True, None, 1.5, "a\0", "\ud800"])
+@pytest.mark.parametrize("user", ["", True, None, 1.5, "a\0", "\ud800", "a\nb", "\x9f"])
 def test_a_user_without_a_plain_id_is_refused(user: object) -> None:
     with pytest.raises(ValueError, match="user"):
         Task.of(user, "hello")  # type: ignore[arg-type]  # what a caller may pass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
-from letta_bridge_client.ending import within
+from letta_bridge_client.ending import end, within
 from letta_bridge_client.errors import NoReply, RedisUnavailable, TaskFailed
 from letta_bridge_client.listener import Interrupted, Listener, Watch
 from letta_bridge_client.pusher import Pusher
@@ -20,6 +21,7 @@ from letta_bridge_client.task import Task, TaskOptions, identifier, reply_key
 _Result = TypeVar("_Result")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 120.0
+_CLOSED: Final = "this Bridge is closed; make another one"
 _SOON_SECONDS: Final = 0.005
 _FIRST_LOOK_SECONDS: Final = 1.0
 _LONGEST_LOOK_SECONDS: Final = 5.0
@@ -47,6 +49,8 @@ class Bridge:
         task_response: str = "task_response:",
     ) -> None:
         self._owned = isinstance(redis, str)
+        self._closed = False
+        self._calls: set[asyncio.Task[Any]] = set()
         self._client = connect(redis) if isinstance(redis, str) else redis
         self._requests = requests
         self._task_response = task_response
@@ -64,7 +68,9 @@ class Bridge:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End open calls and close the connections."""
+        """End open calls with a ``RuntimeError`` and close the connections; may be repeated."""
+        self._closed = True
+        await asyncio.gather(*(end(call) for call in self._calls))
         await self._pusher.close()
         await self._listener.close()
         if self._owned:
@@ -91,6 +97,7 @@ class Bridge:
             NoReply: none came in time; :meth:`resume` waits on.
             RedisUnavailable: Redis did not take the task in time, or refuses it.
             ValueError: an argument is none.
+            RuntimeError: the client was closed.
         """
         task = Task.of(user, text, **options)
         call = _Call(task.user_id, task.task_id, task)
@@ -186,9 +193,16 @@ class Bridge:
         Raises:
             NoReply, RedisUnavailable: its time is over; the latter if Redis is what it waited for.
         """
+        if self._closed:
+            work.close()
+            raise RuntimeError(_CLOSED)
+        task = asyncio.ensure_future(work)
+        self._calls.add(task)
         try:
-            return await within(seconds, work)
+            return await within(seconds, task)
         except TimeoutError:
+            if self._closed:
+                raise RuntimeError(_CLOSED) from None
             why = self._outage.error
             if why is None and not call.awaits_redis:
                 raise NoReply(call.task_id, seconds) from None
@@ -198,6 +212,8 @@ class Bridge:
                 "task is not answered twice",
                 call.task_id,
             ) from why
+        finally:
+            self._calls.discard(task)
 
 
 @dataclass(slots=True)

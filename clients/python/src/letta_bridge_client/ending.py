@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 _Result = TypeVar("_Result")
@@ -18,13 +17,12 @@ async def end(task: asyncio.Task[Any]) -> None:
         await asyncio.wait([task], timeout=_AGAIN_SECONDS)
 
 
-async def within(seconds: float, call: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of a call that ends in time.
+async def within(seconds: float, task: asyncio.Task[_Result]) -> _Result:
+    """The result of a task that ends in time.
 
     Raises:
-        TimeoutError: it did not.
+        TimeoutError: it did not, or was cancelled by another one.
     """
-    task = asyncio.ensure_future(call)
     try:
         await asyncio.wait([task], timeout=max(seconds, 0))
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Final
 
 from letta_bridge_client.ending import end
@@ -11,7 +12,8 @@ from letta_bridge_client.redis_url import RedisClient
 from letta_bridge_client.retrying import Outage
 
 _MOST: Final = 256
-"""Tasks in one command."""
+_MOST_BYTES: Final = 4_194_304
+"""Of one command, unless its first task alone is larger: Redis serves nobody else meanwhile."""
 
 
 class Pusher:
@@ -57,16 +59,21 @@ class Pusher:
             try:
                 batch = await self._outage.outlast(self._push_batch)
             except RedisUnavailable as error:
-                self._end(self._waiting[:_MOST], error)
+                self._end(self._batch(), error)
             else:
                 self._end(batch)
 
     async def _push_batch(self) -> list[tuple[bytes, asyncio.Future[None]]]:
         self._waiting = [one for one in self._waiting if not one[1].done()]
-        batch = self._waiting[:_MOST]
+        batch = self._batch()
         if batch:
             await self._client.lpush(self._requests, *(payload for payload, _ in batch))
         return batch
+
+    def _batch(self) -> list[tuple[bytes, asyncio.Future[None]]]:
+        sizes = itertools.accumulate(len(payload) for payload, _ in self._waiting[:_MOST])
+        fitting = sum(size <= _MOST_BYTES for size in sizes)
+        return self._waiting[: max(fitting, 1)]
 
     def _end(self, batch: list[tuple[bytes, asyncio.Future[None]]], error: RedisUnavailable | None = None) -> None:
         ended = {id(done) for _, done in batch}

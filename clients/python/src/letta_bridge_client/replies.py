@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -54,20 +54,30 @@ class Replies:
             if place != _BEGINNING and _place(first) > _place(place):
                 raise RepliesMissed(place)
             for entry, fields in found:
-                place = entry.decode()
-                content = json_object(fields.get(b"reply"))
+                place = entry
+                content = json_object(fields.get("reply"))
                 if content:
                     yield place, Reply.of(content)
 
-    async def _read(self, cursor: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    async def _read(self, cursor: str) -> list[tuple[str, dict[str, Any]]]:
         found: Any = await self._client.xread({self._stream: cursor}, count=_BATCH, block=_BLOCK_MS)
-        return found[0][1] if found else []
+        entries = found[0][1] if found else []
+        return [(_text(entry), _fields(fields)) for entry, fields in entries]
 
     async def _ends(self) -> tuple[str, str]:
         """The ids of the oldest and of the newest entry."""
         first: Any = await self._client.xrange(self._stream, count=1)
         last: Any = await self._client.xrevrange(self._stream, count=1)
-        return (first[0][0].decode() if first else _BEGINNING), (last[0][0].decode() if last else _BEGINNING)
+        return (_text(first[0][0]) if first else _BEGINNING), (_text(last[0][0]) if last else _BEGINNING)
+
+
+def _text(value: bytes | str) -> str:
+    """A client that the caller made may decode by itself."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _fields(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    return {_text(name): value for name, value in fields.items()}
 
 
 def _place(cursor: str) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypedDict, Unpack
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_UNREADABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""In an id: the bridge could not tell whose the task is."""
 _REPLACEMENT: Final = "\ufffd"
 _META_OF_OPTIONS: Final = {"memory_type": "memory", "lang": "lang", "persona": "persona"}
 
@@ -90,8 +92,8 @@ def identifier(name: str, value: str | int) -> str:
     text = str(value)
     if not text:
         raise ValueError(f"{name} is empty; every user and task needs an id of its own")
-    if _UNSTORABLE.search(text):
-        raise ValueError(f"{name} contains NUL or half a surrogate pair, so it could mean two; pass plain text")
+    if _UNREADABLE.search(text):
+        raise ValueError(f"{name} contains a control character or half a surrogate pair; pass plain text")
     return text
 
 
