@@ -226,6 +226,14 @@ def test_a_configuration_file_that_is_named_must_exist(tmp_path: Path) -> None:
     assert load(Settings, LAYOUT, config=tmp_path / "none.json", environ={}).config is None
 
 
+@pytest.mark.parametrize("must_exist", [True, False])
+def test_a_file_that_cannot_be_looked_at_is_refused_in_one_sentence(must_exist: bool, tmp_path: Path) -> None:
+    """As where its folder may not be entered, which root always may."""
+    config = tmp_path / ("x" * 300)
+    with pytest.raises(SettingsError, match=r"cannot be read \(File name too long\); check its permissions"):
+        load(Settings, LAYOUT, config=config, environ={}, must_exist=must_exist)
+
+
 @pytest.mark.parametrize("content", ["", "\n", " \t\n"])
 def test_an_empty_secret_file_is_refused(checkout: Checkout, tmp_path: Path, content: str) -> None:
     secret = tmp_path / "secret"

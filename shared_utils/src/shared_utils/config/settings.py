@@ -160,7 +160,7 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     deprecated: list[Deprecated] = []
-    is_there = config is not None and config.exists()
+    is_there = config is not None and _is_there(config)
     if config is not None:
         if must_exist and not is_there:
             raise SettingsError(f"the configuration file {config} does not exist; correct its name, or create it")
@@ -230,6 +230,17 @@ def _refuse_blank_secrets(values: Mapping[str, Any], model: type[BaseModel], ori
         if leaf.secret and isinstance(value, str) and not value.strip():
             source = _source(leaf.path, origins)
             raise SettingsError(f"the secret {leaf.path} (from {source}) is empty; give it a value, or remove it")
+
+
+def _is_there(path: Path) -> bool:
+    """Not ``Path.exists``, which tells some errors and keeps others to itself, depending on Python's version."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    return True
 
 
 def _read(
