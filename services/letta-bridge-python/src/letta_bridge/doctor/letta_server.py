@@ -25,6 +25,7 @@ _KNOWN_VERSION: Final = "0.16."
 _LETTA_TIMEOUT_SECONDS: Final = 15.0
 """Seconds for each question but the deep one, which has letta.timeout_seconds."""
 _KEY_ADVICE: Final = "set LETTA_API_KEY to the server's LETTA_SERVER_PASSWORD"
+_IN_DOCKER: Final = " (secrets/openai_api_key.txt with docker compose)"
 
 
 async def examine(settings: BridgeSettings, url: str, *, deep: bool) -> AsyncIterator[Finding]:
@@ -130,7 +131,8 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
         return fail(
             subject,
             f"Letta offers no model at all, so not {handle}{_meant(handle)}",
-            "give Letta OPENAI_API_KEY or another provider's key, and make sure that it can reach the provider",
+            f"give Letta OPENAI_API_KEY{_IN_DOCKER} or another provider's key, and make sure that it can reach the "
+            "provider",
         )
     near = suggestions(handle, known)
     provider = handle.partition("/")[0]
@@ -146,8 +148,8 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
             subject,
             f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
             "Letta cannot reach the provider",
-            f"give Letta a valid OPENAI_API_KEY and OPENAI_BASE_URL and restart it, or set {variable} to a handle "
-            f"that it offers: {', '.join(list(known)[:SHOWN_HANDLES])}",
+            f"give Letta a valid OPENAI_API_KEY{_IN_DOCKER} and OPENAI_BASE_URL and restart it, or set {variable} to a "
+            f"handle that it offers: {', '.join(list(known)[:SHOWN_HANDLES])}",
         )
     examples = ", ".join(near or list(known)[:SHOWN_HANDLES])
     return fail(subject, f"Letta does not know the handle {handle}", f"set {variable}, e.g. to {examples}")
