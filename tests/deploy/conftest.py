@@ -25,7 +25,9 @@ from local_stack.programs import CHECKOUT
 from local_stack.valkey import Valkey
 
 _NOBODY = 65534
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<text>[^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<text>[^${}]*))?\}")
+_PREPARED = {"AIVTUBER_UID": "10001", "AIVTUBER_GID": "10001", "COMPOSE_PROJECT_NAME": "aivtuber"}
+"""What deploy/prepare writes into .env, or compose itself knows."""
 _PASSWORDS = ("redis_password", "redis_admin_password", "redis_bridge_password", "redis_memory_password",
               "redis_client_password", "redis_scaler_password", "letta_server_password", "letta_encryption_key",
               "bridge_api_token", "database_password", "openai_api_key")  # fmt: skip
@@ -43,7 +45,9 @@ def compose() -> Callable[..., dict[str, Any]]:
     def load(*files: str, **variables: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for file in files:
-            merged = _lay_over(merged, _fill(_parsed(file), variables))
+            merged = _lay_over(merged, _fill(_parsed(file), _PREPARED | variables))
+        for service in merged["services"].values():
+            service["volumes"] = [_short(mount) for mount in service.get("volumes", [])]
         return merged
 
     return load
@@ -68,7 +72,17 @@ def _fill(value: Any, variables: Mapping[str, str]) -> Any:
             raise LookupError(match["text"])
         return given or match["text"] or ""
 
-    return _VARIABLE.sub(replace, value)
+    while (filled := _VARIABLE.sub(replace, value)) != value:  # one variable may be another's default
+        value = filled
+    return value
+
+
+def _short(mount: Any) -> str:
+    """A mount in one line; those in several make no folder that is missing."""
+    if isinstance(mount, str):
+        return mount
+    assert mount["bind"] == {"create_host_path": False}
+    return f"{mount['source']}:{mount['target']}"
 
 
 def _lay_over(below: Any, above: Any, key: str = "") -> Any:
@@ -106,7 +120,7 @@ def scratch() -> Iterator[Path]:
 def build(scratch: Path) -> Callable[[str], Image]:
     """`build("memory-python")`: do what services/memory-python/Dockerfile says, but for pulling images.
 
-    All stages share one root; those of the watcher are left out.
+    All stages share one root.
     """
 
     @cache
@@ -118,12 +132,8 @@ def build(scratch: Path) -> Callable[[str], Image]:
         thrift = {"UV_COMPILE_BYTECODE": "0", "UV_LINK_MODE": "hardlink"}
         savings = thrift if service == "letta-server" else {}
         builder = _Builder(image, _python_for_everybody(root), savings)
-        stage = ""
         for word, rest in instructions(service):
-            if word == "FROM":
-                stage = rest.partition(" AS ")[2]
-            if stage not in {"watch", "dev"}:
-                builder.step(word, rest)
+            builder.step(word, rest)
         return image
 
     return make
@@ -157,7 +167,7 @@ class _Builder:
                 self._image.command = json.loads(rest)
 
     def _copy(self, words: list[str]) -> None:
-        *sources, target = words
+        *sources, target = (word for word in words if not word.startswith("--chmod="))
         place = self._workdir / self._image.inside(target)
         if sources[0].startswith("--from="):
             assert place.exists(), f"an earlier stage makes {target}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -131,7 +132,8 @@ def test_redis_cli_finds_the_server_healthy(
         redis_cli = debian_program("redis-cli", package="redis-tools")
     if place == "compose":
         redis_service = compose("docker-compose.yml")["services"]["redis"]
-        _, line = redis_service["healthcheck"]["test"]
+        _, *words = redis_service["healthcheck"]["test"]
+        line = shlex.join(words)
         password = redis_service["environment"]["REDISCLI_AUTH"]
     else:
         _, workload = yaml.safe_load_all((checkout / "deploy/kubernetes/redis.yaml").read_text("utf-8"))

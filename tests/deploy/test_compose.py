@@ -21,11 +21,12 @@ from shared_utils.config import variables
 Compose = Callable[..., dict[str, Any]]
 
 _BASE = ("docker-compose.yml",)
-_DEV = (*_BASE, "docker-compose.dev.yml")
+_DEMO = (*_BASE, "deploy/compose.demo.yml")
+_DEV = (*_DEMO, "docker-compose.dev.yml")
 _JOIN = (*_BASE, "deploy/compose.join.yml")
 _REDIS = (*_BASE, "deploy/compose.redis.yml")
 _JOINED = {"REDIS_URL": "redis://redis:6379/0", "AIVTUBER_NETWORK": "theirs"}
-_FILES = [(_BASE, {}), (_DEV, {}), (_JOIN, _JOINED), (_REDIS, _JOINED)]
+_FILES = [(_BASE, {}), (_DEMO, {}), (_DEV, {}), (_JOIN, _JOINED), (_REDIS, _JOINED)]
 _OWN = {
     "letta-bridge": "SHUTDOWN_GRACE_SECONDS",
     "memory-python": "MEMORY_SHUTDOWN_GRACE_SECONDS",
@@ -35,7 +36,14 @@ _OWN = {
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    "file", ["docker-compose.yml", "docker-compose.dev.yml", "deploy/compose.join.yml", "deploy/compose.redis.yml"]
+    "file",
+    [
+        "docker-compose.yml",
+        "docker-compose.dev.yml",
+        "deploy/compose.demo.yml",
+        "deploy/compose.join.yml",
+        "deploy/compose.redis.yml",
+    ],
 )
 def test_follows_the_published_schema(file: str, checkout: Path) -> None:
     words: list[str | Path] = [
@@ -47,7 +55,7 @@ def test_follows_the_published_schema(file: str, checkout: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.fixture(params=_FILES, ids=["whole", "dev", "join", "redis"])
+@pytest.fixture(params=_FILES, ids=["whole", "demo", "dev", "join", "redis"])
 def stack(request: pytest.FixtureRequest, compose: Compose) -> dict[str, Any]:
     files, given = request.param
     return compose(*files, **given)
@@ -63,11 +71,12 @@ def test_every_service_is_hardened(stack: dict[str, Any]) -> None:
     for name, service in _services(stack):
         assert "no-new-privileges:true" in service["security_opt"], name
         assert service["cap_drop"] == ["ALL"], name
+        assert service["init"] is (name != "opengauss"), name
         assert service["mem_limit"], name
         assert service["pids_limit"], name
         assert service["healthcheck"]["test"], name
         assert service["stop_grace_period"], name
-        assert service["container_name"].startswith("aivtuber-"), name
+        assert "container_name" not in service, "a second copy on the same host could not start"
         assert "privileged" not in service, name
         # openGauss's image starts as root and steps down by itself.
         if name != "opengauss":
@@ -168,8 +177,8 @@ def test_the_settings_files_variables_are_the_compose_files(checkout: Path) -> N
     example = set(re.findall(r"^#?([A-Z_]+)=", (checkout / ".env.example").read_text("utf-8"), re.MULTILINE))
     files = [*_DEV, _JOIN[-1], _REDIS[-1]]
     used = {name for file in files for name in re.findall(r"\$\{(\w+)", (checkout / file).read_text("utf-8"))}
-    assert example - {"COMPOSE_PROFILES"} <= used
-    assert used - example <= {"AIVTUBER_TAG", "AIVTUBER_MODEL_PORT", "LETTA_API_URL", "LETTA_TIMEOUT"}
+    assert example - {"COMPOSE_PROFILES", "COMPOSE_FILE"} <= used
+    assert used - example <= {"LETTA_API_URL", "LETTA_TIMEOUT"}
 
 
 def test_data_lies_below_data(stack: dict[str, Any]) -> None:
@@ -214,12 +223,29 @@ def test_development_file_watches_its_mounts(compose: Compose) -> None:
     stack = compose(*_DEV)
     for name in ("letta-bridge", "memory-python", "letta", "scripted-model"):
         service = stack["services"][name]
-        assert service["build"]["target"] == "dev"
-        mounted = {mount.split(":")[1] for mount in service["volumes"]}
-        for path in service["environment"]["PYTHONPATH"].split(":"):
-            assert path in mounted
-        assert "/src" in service["command"]
-        if "--sigint-timeout" in service["command"]:
-            patience = int(service["command"][1])
-            assert patience > int(service["environment"][_OWN[name]])
-            assert patience < int(service["stop_grace_period"].rstrip("s"))
+        mounted = dict(mount.split(":")[:2] for mount in service["volumes"] if mount.endswith(":ro"))
+        watched = {rule["path"] for rule in service["develop"]["watch"]}
+        assert watched == mounted.keys()
+        assert {rule["action"] for rule in service["develop"]["watch"]} == {"restart"}, "SIGTERM drains"
+        assert set(service["environment"]["PYTHONPATH"].split(":")) <= set(mounted.values())
+
+
+def test_the_scripted_model_takes_the_place_of_a_paid_one(compose: Compose) -> None:
+    whole, stack = compose(*_BASE)["services"], compose(*_DEMO)["services"]
+    assert stack.keys() - whole.keys() == {"scripted-model"}
+    for service in stack.values():
+        for variable in ("OPENAI_BASE_URL", "EMBEDDING_BASE_URL"):
+            assert service.get("environment", {}).get(variable, "http://scripted-model:8000/v1") == (
+                "http://scripted-model:8000/v1"
+            )
+
+
+def test_a_stack_that_was_not_prepared_says_so(compose: Compose) -> None:
+    with pytest.raises(LookupError, match=r"run \./deploy/prepare first"):
+        compose(*_BASE, AIVTUBER_UID="")
+
+
+def test_networks_are_the_projects_own_unless_one_is_named(compose: Compose) -> None:
+    assert compose(*_BASE)["networks"]["chat"]["name"] == "aivtuber"
+    assert compose(*_BASE, COMPOSE_PROJECT_NAME="another")["networks"]["chat"]["name"] == "another"
+    assert compose(*_BASE, AIVTUBER_NETWORK="theirs")["networks"]["chat"]["name"] == "theirs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,11 +17,15 @@ import pytest
 def prepare(tmp_path: Path, checkout: Path) -> Callable[..., Path]:
     (tmp_path / "deploy").mkdir()
     shutil.copy(checkout / "deploy/prepare", tmp_path / "deploy")
+    shutil.copytree(checkout / "deploy/redis", tmp_path / "deploy/redis")
     shutil.copy(checkout / ".env.example", tmp_path)
 
-    def run(**environment: str) -> Path:
-        words = [tmp_path / "deploy/prepare"]
-        subprocess.run(words, env={"PATH": "/usr/bin:/bin", **environment}, check=True, capture_output=True)
+    def run(*words: str, **environment: str) -> Path:
+        command: list[str | Path] = [tmp_path / "deploy/prepare", *words]
+        done = subprocess.run(
+            command, env={"PATH": "/usr/bin:/bin", **environment}, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
         return tmp_path
 
     return run
@@ -51,11 +56,11 @@ def test_makes_the_folders_the_containers_write_to(prepare: Callable[..., Path],
 @pytest.mark.process
 def test_prepare_does_not_change_existing_files(prepare: Callable[..., Path]) -> None:
     root = prepare(OPENAI_API_KEY="sk-first")
-    (root / ".env").write_text("mine", encoding="utf-8")
+    (root / ".env").write_text("MINE=1\n", encoding="utf-8")
     before = {file: file.read_bytes() for file in (root / "secrets").iterdir()}
     prepare(OPENAI_API_KEY="sk-second")
     assert {file: file.read_bytes() for file in (root / "secrets").iterdir()} == before
-    assert (root / ".env").read_text("utf-8") == "mine"
+    assert (root / ".env").read_text("utf-8") == "MINE=1\n"
     assert (root / "secrets/openai_api_key.txt").read_text("utf-8") == "sk-first\n"
 
 
@@ -64,3 +69,101 @@ def test_prepare_runs_services_as_the_calling_user_but_never_as_root(prepare: Ca
     settings = dict(re.findall(r"^(AIVTUBER_[UG]ID)=(\d+)$", (prepare() / ".env").read_text("utf-8"), re.MULTILINE))
     assert settings["AIVTUBER_UID"] != "0"
     assert settings["AIVTUBER_GID"] != "0"
+
+
+def _settings(root: Path) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", (root / ".env").read_text("utf-8"), re.MULTILINE))
+
+
+_THEIRS = {"AIVTUBER_NETWORK": "theirs", "REDIS_URL": "redis://redis:6379/0"}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("overlay", "files"),
+    [
+        ("demo", "deploy/compose.demo.yml"),
+        ("dev", "deploy/compose.demo.yml:docker-compose.dev.yml"),
+        ("join", "deploy/compose.join.yml"),
+        ("redis", "deploy/compose.redis.yml"),
+    ],
+)
+def test_prepare_writes_the_chosen_files_into_the_settings(
+    overlay: str, files: str, prepare: Callable[..., Path], checkout: Path
+) -> None:
+    root = prepare()
+    assert "COMPOSE_FILE" not in _settings(root)
+    prepare(overlay, **_THEIRS)
+    settings = _settings(root)
+    assert settings["COMPOSE_FILE"] == f"docker-compose.yml:{files}"
+    assert all((checkout / file).is_file() for file in settings["COMPOSE_FILE"].split(":"))
+    assert ("REDIS_URL" in settings) is (overlay in {"join", "redis"})
+    prepare("whole")
+    assert not _settings(root).keys() & {"COMPOSE_FILE", *_THEIRS}
+
+
+@pytest.mark.process
+def test_prepare_keeps_an_override_file_that_compose_would_read_by_itself(prepare: Callable[..., Path]) -> None:
+    (prepare() / "docker-compose.override.yml").write_text("services: {}\n", encoding="utf-8")
+    assert _settings(prepare("demo"))["COMPOSE_FILE"].endswith(":docker-compose.override.yml")
+
+
+@pytest.mark.process
+def test_prepare_takes_the_password_of_a_redis_that_is_there(prepare: Callable[..., Path]) -> None:
+    prepare()
+    root = prepare("join", **_THEIRS, REDIS_PASSWORD="theirs & \\ 'x'")
+    assert (root / "secrets/redis_bridge_password.txt").read_text("utf-8") == "theirs & \\ 'x'\n"
+    assert _settings(root)["REDIS_PASSWORD_FILE"] == "/run/secrets/redis_bridge_password"
+    assert "theirs &" not in (root / ".env").read_text("utf-8")
+
+
+@pytest.mark.process
+def test_a_second_copy_has_a_name_ports_and_images_of_its_own(prepare: Callable[..., Path]) -> None:
+    first = _settings(prepare(COMPOSE_PROJECT_NAME="one"))
+    names = (
+        "COMPOSE_PROJECT_NAME",
+        "AIVTUBER_TAG",
+        "AIVTUBER_REDIS_PORT",
+        "AIVTUBER_BRIDGE_PORT",
+        "AIVTUBER_MODEL_PORT",
+    )
+    second = _settings(prepare(COMPOSE_PROJECT_NAME="two"))
+    assert all(first[name] != second[name] for name in names)
+    assert len({second[name] for name in names[2:]}) == 3
+    assert all(20000 <= int(second[name]) < 30000 for name in names[2:])
+    assert _settings(prepare()) == second
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["everything"], "prepare: knows no 'everything'; takes one of whole, demo, dev, join, redis"),
+        (["demo", "join"], "prepare: takes one of whole, demo, dev, join, redis"),
+        (["join"], "prepare: join needs AIVTUBER_NETWORK"),
+    ],
+)
+def test_prepare_refuses_what_it_cannot_do_in_one_sentence(
+    words: list[str], sentence: str, prepare: Callable[..., Path]
+) -> None:
+    program = prepare() / "deploy/prepare"
+    before = _settings(program.parents[1])
+    done = subprocess.run([program, *words], env={"PATH": "/usr/bin:/bin"}, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(sentence)
+    assert _settings(program.parents[1]) == before
+
+
+@pytest.mark.process
+def test_folders_belong_to_the_user_that_the_settings_name(prepare: Callable[..., Path]) -> None:
+    """Also where the first call was that user's, and a later one is root's."""
+    root = prepare()
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    settings = (root / ".env").read_text("utf-8")
+    (root / ".env").write_text(re.sub(r"^(AIVTUBER_.ID)=.*", r"\1=4242", settings, flags=re.MULTILINE), "utf-8")
+    prepare()
+    owned = [root / "secrets", *(root / "secrets").iterdir(), root / "data/letta/pgdata", root / "data/redis"]
+    assert {path.stat().st_uid for path in owned} == {4242}
+    assert not any(path.stat().st_mode & 0o077 for path in owned)
+    assert (root / "deploy/redis/users.acl").stat().st_mode & 0o044 == 0o044

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 LISTED = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
 DOCUMENTS = sorted(ROOT / name for name in LISTED.split("\0") if name and not name.startswith("CHANGELOG"))
 BRIDGE = typer.main.get_command(app)
-COMMAND = re.compile(r"(?:\./run bridge|(?<![\w./-])letta-bridge) +([a-z][^\n`|;&<>()]*)")
+COMMAND = re.compile(r"(?:\./run bridge|(?<![\w./-])(?<!exec )letta-bridge) +([a-z][^\n`|;&<>()]*)")
 RUN = re.compile(r"\./run +([a-z-]+)")
 USAGE = {
     line.split()[0]

@@ -48,6 +48,37 @@ RUN_BY = {
         "tests/acceptance/test_readme.py::test_readme_conversation_gives_the_shown_answers"
     ),
     r"\./run bridge (status|send .+|tail .+)$": "tests/acceptance/test_readme.py::test_the_quickstarts_commands_work",
+    r"\./deploy/prepare demo && docker compose up ": (
+        "tests/containers/test_first_try.py::test_one_command_gives_a_stack_without_a_key"
+    ),
+    r"(\w+=<.+?> )?(\w+=\S+ )*\S*<.+>\S* \./deploy/prepare join$": (
+        "tests/containers/test_joining.py::test_join_adds_letta_to_a_redis_and_a_memory_python"
+    ),
+    r".*<.+>\S* \./deploy/prepare redis$": (
+        "tests/containers/test_joining.py::test_an_existing_redis_serves_the_whole_stack"
+    ),
+    r"COMPOSE_PROJECT_NAME=another \./deploy/prepare && docker compose up ": (
+        "tests/containers/test_backup.py::test_a_backup_of_the_bridge_is_restored_into_another_copy"
+    ),
+    r"\./deploy/prepare && docker compose restart ": (
+        "tests/containers/test_first_try.py::test_a_wrong_key_is_named_and_a_new_one_reaches_the_services"
+    ),
+    r"docker compose up --detach --wait$": "tests/containers/test_survival.py::test_down_and_up_keep_memory",
+    r"docker compose exec letta-bridge letta-bridge doctor$": (
+        "tests/containers/test_first_try.py::test_one_command_gives_a_stack_without_a_key"
+    ),
+    r"docker compose exec redis sh -c .+redis-cli --user admin'$": (
+        "tests/containers/test_first_try.py::test_the_administrators_prompt_has_all_rights"
+    ),
+    r"docker inspect --format .+State\.Health": (
+        "tests/containers/test_first_try.py::test_an_unhealthy_container_says_why"
+    ),
+    r"docker compose (run --rm .+ letta-bridge (backup|restore)|(stop|start) letta-bridge)": (
+        "tests/containers/test_backup.py::test_a_backup_of_the_bridge_is_restored_into_another_copy"
+    ),
+    r"docker compose (exec -T postgres .+pg_(dump|restore)|up --detach --wait postgres)": (
+        "tests/containers/test_backup.py::test_a_dump_of_lettas_database_is_restored_into_another_copy"
+    ),
     r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
     r"redis-cli .*LPUSH letta_requests": (
         "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task"
@@ -91,7 +122,7 @@ RUN_BY = {
 """Lines that another test runs, or runs with other values in their places."""
 
 NOT_RUN = {
-    r"(\w+=(<.+?>|\S)+ )*docker compose ": "no container engine here; tests/deploy reads files and programs",
+    r"git pull && ": "a new release",
     r'echo "sk-…" >': "an operator's secret",
     r"umask 077$": "the shell's own",
     r"DATABASE_URL=\S+$": "a setting",
