@@ -87,7 +87,7 @@ def test_the_subset_keeps_every_hash(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "roots", [("letta-bridge", "letta-bridge-common"), ("letta-bridge-memory", "letta-bridge-common"), ("watchfiles",)]
+    "roots", [("letta-bridge", "letta-bridge-common"), ("letta-bridge-memory", "letta-bridge-common")]
 )
 def test_everything_an_image_asks_for_is_locked(roots: tuple[str, ...], checkout: Path) -> None:
     words: list[str | Path] = ["python3", checkout / "deploy/lock_subset.py", checkout / "requirements.lock", *roots]
