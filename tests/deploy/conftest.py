@@ -154,6 +154,9 @@ class _Builder:
             case "ENV":
                 self._image.environment = dict(pair.split("=", 1) for pair in rest.split())
                 self._variables |= {name: self._image.inside(value) for name, value in self._image.environment.items()}
+            case "ARG":
+                name, _, value = rest.partition("=")
+                self._variables[name] = value
             case "WORKDIR":
                 self._workdir = Path(self._image.inside(rest))
                 self._workdir.mkdir(exist_ok=True)

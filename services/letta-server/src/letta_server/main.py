@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from letta_server import database, env_file, initialise, launch, preflight, transfer
+from letta_server import database, env_file, initialise, launch, left_out, preflight, transfer
 from letta_server.addresses import command
 from letta_server.console import say, show
 from letta_server.environment import letta_environment
@@ -79,6 +79,10 @@ def _run(given: argparse.Namespace) -> int:
         )
     if settings.full_api:
         say("Letta's whole API answers (LETTA_SERVER_FULL_API): whoever has the password can run code as this process.")
+    absent = left_out.missing()
+    if settings.full_api and absent:
+        say(left_out.summary(absent))
+    left_out.explain(absent)
     launch.serve(listener, server, settings)
 
 
