@@ -25,7 +25,7 @@ from local_stack.programs import CHECKOUT
 from local_stack.valkey import Valkey
 
 _NOBODY = 65534
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<text>[^${}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?+])(?P<text>(?:[^{}]|\$\{[^{}]*\})*))?\}")
 _PREPARED = {"AIVTUBER_UID": "10001", "AIVTUBER_GID": "10001", "COMPOSE_PROJECT_NAME": "aivtuber"}
 """What deploy/prepare writes into .env, or compose itself knows."""
 _PASSWORDS = ("redis_password", "redis_admin_password", "redis_bridge_password", "redis_memory_password",
@@ -70,6 +70,8 @@ def _fill(value: Any, variables: Mapping[str, str]) -> Any:
         given = variables.get(match["name"], "")
         if not given and match["how"] == "?":
             raise LookupError(match["text"])
+        if match["how"] == "+":
+            return _VARIABLE.sub(replace, match["text"]) if given else ""
         return given or match["text"] or ""
 
     while (filled := _VARIABLE.sub(replace, value)) != value:  # one variable may be another's default
@@ -144,7 +146,7 @@ class _Builder:
 
     def __init__(self, image: Image, python: Path, savings: dict[str, str]) -> None:
         self._image = image
-        self._path = f"{python}:{CHECKOUT / '.tools' / 'bin'}:{os.environ['PATH']}"
+        self._path = f"{python}:{CHECKOUT / '.tools/bin'}:{CHECKOUT / 'deploy'}:{os.environ['PATH']}"
         self._workdir = image.root
         self._variables: dict[str, str] = {}
         self._savings = savings
@@ -176,6 +178,8 @@ class _Builder:
             assert place.exists(), f"an earlier stage makes {target}"
             return
         for source in map(CHECKOUT.joinpath, sources):
+            if target.startswith("/usr/local/bin"):
+                continue  # deploy/fetch is found on PATH
             if source.is_dir():
                 shutil.copytree(source, place, ignore=shutil.ignore_patterns("tests", ".venv", "__pycache__"))
             else:
@@ -183,7 +187,7 @@ class _Builder:
                 shutil.copy(source, place)
 
     def _run(self, command: str) -> None:
-        if command.startswith(("pip install", "install --directory")):
+        if command.startswith(("fetch pip install", "install --directory")):
             return  # uv is there already; who owns /data is told by its mount
         done = subprocess.run(
             ["sh", "-c", self._image.inside(command)],

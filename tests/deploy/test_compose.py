@@ -181,6 +181,20 @@ def test_the_settings_files_variables_are_the_compose_files(checkout: Path) -> N
     assert used - example <= {"LETTA_API_URL", "LETTA_TIMEOUT"}
 
 
+def test_mirrors_and_authorities_reach_every_build_and_image(compose: Compose) -> None:
+    given = {"IMAGE_REGISTRY": "mirror.example.com:5000", "PYTHON_INDEX": "https://packages.example.com/simple"}
+    without, stack = compose(*_DEV), compose(*_DEV, BUILD_CA_FILE="./ca.pem", **given)
+    for name, service in stack["services"].items():
+        if "build" in service:
+            assert given.items() <= service["build"]["args"].items(), name
+            assert service["build"]["secrets"] == ["build_ca"], name
+            assert not any(without["services"][name]["build"]["args"][argument] for argument in given), name
+        else:
+            assert service["image"] == f"{given['IMAGE_REGISTRY']}/{without['services'][name]['image']}", name
+    assert without["secrets"]["build_ca"] == {"file": "/dev/null"}
+    assert stack["secrets"]["build_ca"] == {"file": "./ca.pem"}
+
+
 def test_data_lies_below_data(stack: dict[str, Any]) -> None:
     mounts = {
         mount.split(":")[0]

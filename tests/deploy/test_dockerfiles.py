@@ -42,17 +42,22 @@ def test_runs_one_process_without_privileges(service: str, dockerfile: Dockerfil
 def test_is_multi_stage_pinned_and_locked(service: str, dockerfile: Dockerfile, checkout: Path) -> None:
     found = dockerfile(service)
     stages = [rest.partition(" AS ") for word, rest in found if word == "FROM"]
-    bases = {base for base, _, _ in stages if ":" in base}
-    assert len(bases) == 1
-    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", bases.pop())
+    [base] = {base for base, _, _ in stages if base not in {name for _, _, name in stages}}
+    registry = "${IMAGE_REGISTRY:+$IMAGE_REGISTRY/library/}"
+    assert re.fullmatch(rf"{re.escape(registry)}python:3\.\d+\.\d+-slim-\w+", base)
     assert {"build", "service"} <= {name for _, _, name in stages}
     runs = [rest for word, rest in found if word == "RUN"]
     version = re.search(r"UV_VERSION=(\S+)", (checkout / "run").read_text("utf-8"))
     assert version
-    assert f"pip install --no-cache-dir uv=={version[1]}" in runs
+    authorities = "--mount=type=secret,id=build_ca"
+    assert f"{authorities} fetch pip install --no-cache-dir uv=={version[1]}" in runs
     for run in runs:
-        for command in re.findall(r"uv pip (?:sync|install).*", run):
-            assert "--require-hashes" in command or "--offline --no-deps" in command
+        for command in re.findall(r"(?:fetch )?uv pip (?:sync|install).*", run):
+            if "--offline --no-deps" not in command:
+                assert command.startswith("fetch uv pip sync --require-hashes")
+                assert authorities in run
+    words = [word for word, _ in found]
+    assert words.index("ARG") < words.index("FROM") < found.index(("ARG", "PYTHON_INDEX"))
 
 
 @pytest.mark.parametrize("service", _SERVICES)
@@ -74,6 +79,7 @@ def test_the_context_holds_no_secrets_and_no_data(checkout: Path) -> None:
     assert allowed == {
         "config.json",
         "requirements.lock",
+        "deploy/fetch",
         "deploy/healthcheck.py",
         "deploy/lock_subset.py",
         "shared_utils",
