@@ -215,10 +215,11 @@ def letta_command() -> Path:
 @pytest.fixture(scope="session")
 def run_with_letta(letta_command: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``run_with_letta(program, home, **variables)``: runs a Python program that may import Letta, in ``home``."""
+    prepared = "from letta_server import left_out\nleft_out.explain(left_out.missing())\n"
 
     def run(program: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [letta_command.with_name("python"), "-c", program],
+            [letta_command.with_name("python"), "-c", prepared + program],
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": str(home), "LETTA_DIR": str(home), **variables},
             capture_output=True,
