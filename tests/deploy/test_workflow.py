@@ -17,7 +17,19 @@ from local_stack.advisories.entries import LOCKS
 _COMMANDS = {
     ".github/workflows/advisories.yml": ["./run audit"],
     ".github/workflows/ci.yml": [".ci/run", "./run unit", "./run coverage", ".ci/images"],
+    ".github/workflows/release.yml": [
+        './run release check "$GITHUB_REF_NAME"',
+        ".ci/run",
+        ".ci/registry-login",
+        "./run release images ${{ matrix.architecture }}",
+        ".ci/registry-login",
+        "./run release join",
+        "./run release wheels dist",
+        "./run release publish dist",
+    ],
 }
+_PERMISSIONS = {(".github/workflows/release.yml", "publish"): {"contents": "write"}}
+"""Of jobs that need more than to read the sources."""
 _CI = ".github/workflows/ci.yml"
 _EACH = pytest.mark.parametrize("file", _COMMANDS)
 
@@ -37,6 +49,28 @@ def test_follows_the_published_schema(schema: str, file: str, checkout: Path) ->
     words: list[str | Path] = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", schema]
     done = subprocess.run([*words, checkout / file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@_EACH
+@pytest.mark.process
+def test_actionlint_accepts_each_workflow(file: str, checkout: Path) -> None:
+    words: list[str | Path] = [Path(sys.executable).with_name("actionlint"), "-no-color", checkout / file]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_release_begins_with_the_tests_and_ends_with_the_release(checkout: Path) -> None:
+    workflow = _workflow(checkout / ".github/workflows/release.yml")
+    assert workflow[True] == {"push": {"tags": ["v*"]}}
+    jobs = workflow["jobs"]
+    assert [jobs[name].get("needs") for name in ("check", "images", "publish")] == [None, "check", "images"]
+    architectures = [each["architecture"] for each in jobs["images"]["strategy"]["matrix"]["include"]]
+    assert architectures == ["amd64", "arm64"]
+    # Only the steps that push or publish see a secret.
+    for job in jobs.values():
+        for step in job["steps"]:
+            secret = "secrets." in str(step) or "github.token" in str(step)
+            assert secret == (step.get("run") in {".ci/registry-login", "./run release publish dist"})
 
 
 @_EACH
@@ -61,7 +95,8 @@ def test_every_promised_python_runs_the_unit_tests(checkout: Path) -> None:
 def test_grants_nothing_and_runs_the_projects_own_commands(file: str, checkout: Path) -> None:
     workflow = _workflow(checkout / file)
     assert workflow["permissions"] == {}
-    assert all(job["permissions"] == {"contents": "read"} for job in workflow["jobs"].values())
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"] == _PERMISSIONS.get((file, name), {"contents": "read"})
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert commands == _COMMANDS[file]
     for command in (command.split()[0] for command in commands):
