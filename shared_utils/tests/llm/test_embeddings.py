@@ -13,6 +13,7 @@ import pytest
 from tenacity import RetryCallState
 
 from scripted_model.app import application
+from scripted_model.providers import KEY, PROVIDERS, Imitation
 from shared_utils.llm import embeddings
 from shared_utils.llm.embeddings import EmbeddingSettings, EmbeddingsRefused, EmbeddingsUnavailable, HttpEmbedder
 
@@ -46,6 +47,34 @@ async def test_texts_are_asked_for_in_parts_and_come_back_in_order() -> None:
     assert [len(body["input"]) for body in asked] == [2, 2, 1]
     assert {body["model"] for body in asked} == {"text-embedding-3-small"}
     assert await made.embed([]) == []
+
+
+async def test_a_server_that_names_its_limit_gets_fewer_texts() -> None:
+    provider = PROVIDERS["dashscope"]
+    app = Imitation(application(models=[provider.model]), provider)
+    asked: list[int] = []
+
+    async def count(request: httpx.Request) -> None:
+        asked.append(len(json.loads(request.content)["input"]))
+
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, event_hooks={"request": [count]}) as client:
+        settings = {"base_url": f"http://model{provider.path}", "api_key": KEY, "model": "text-embedding-v4"}
+        made = HttpEmbedder(client, EmbeddingSettings.model_validate(settings))
+        vectors = await made.embed([f"text {number}" for number in range(23)])
+        assert (len(vectors), len(vectors[0])) == (23, 1024)
+        assert asked == [23, 10, 10, 3]
+        await made.embed(["one"] * 11)
+        assert asked[4:] == [10, 1], "the limit is remembered"
+        assert vectors[22] == (await made.embed(["text 22"]))[0]
+
+
+async def test_a_limit_that_is_not_below_what_was_sent_is_a_refusal() -> None:
+    said = {"error": {"message": "batch size is invalid, it should not be larger than 10"}}
+    made, asked = embedder(lambda body: httpx.Response(400, json=said))
+    with pytest.raises(EmbeddingsRefused, match="larger than 10"):
+        await made.embed(["one"] * 10)
+    assert len(asked) == 1
 
 
 async def test_a_long_text_is_cut_and_an_empty_one_is_a_space() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripted_model.providers import PROVIDERS, Situation
 from shared_utils.llm.model_errors import Cause, read_refusal
 
 
@@ -193,3 +195,38 @@ def test_any_answer_has_a_meaning(status: int, body: str | bytes) -> None:
 def test_nothing_that_was_hidden_is_quoted(said: str) -> None:
     words = read_refusal(400, openai(f"X{said}Y"), hidden=[said]).words
     assert all(said[at : at + 12] not in words for at in range(len(said) - 11))
+
+
+_MEANT = {
+    "key": Cause.CREDENTIALS,
+    "balance": Cause.CREDITS,
+    "model": Cause.UNKNOWN_MODEL,
+    "rate": Cause.RATE_LIMITED,
+    "thoughts": Cause.BAD_REQUEST,
+    "texts": Cause.BAD_REQUEST,
+}
+
+
+@pytest.mark.parametrize(
+    ("provider", "situation"),
+    [(name, situation) for name, one in PROVIDERS.items() for situation in one.refusals if name != "unlisted"],
+)
+def test_refusals_that_providers_document_are_known(provider: str, situation: str) -> None:
+    refused = PROVIDERS[provider].refusals[cast("Situation", situation)]
+    refusal = read_refusal(refused.status, json.dumps(refused.body, ensure_ascii=False))
+    assert refusal.cause is _MEANT[situation]
+    assert refusal.words, "the provider's own words help"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, openai("The free tier of the model has been exhausted. If you wish to continue access the model on a "
+                     'paid basis, please disable the "use free tier only" mode in the management console.',
+                     code="AllocationQuota.FreeTierOnly")),
+        (429, json.dumps({"error": {"code": "1309", "message": "您的 GLM Coding Plan 套餐已到期，暂无法使用"}},
+                         ensure_ascii=False)),
+    ],
+)  # fmt: skip
+def test_a_used_up_free_tier_or_plan_is_no_rate_limit(status: int, body: str) -> None:
+    assert read_refusal(status, body).cause is Cause.CREDITS

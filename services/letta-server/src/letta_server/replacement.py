@@ -36,6 +36,9 @@ SOURCES: Final[dict[str, str]] = {
         "fd8d0ce218a8ce7549c6de6dbfaeb7ba7c28ce340019d0a36aea18283d6e0998"
     ),
     "letta.orm.message:Message.to_pydantic": "8cfa29b9d96ba743463c7fd39e5fd7676b5dfa5b6c3d69f8d79b60533354fb00",
+    "letta.schemas.message:Message.to_openai_dict": (
+        "b5e3feee4a1ef06638ecb398c10d837669f8934120f23d45e8636998c8b53cc8"
+    ),
     "letta.schemas.tool:get_json_schema_from_module": (
         "02b6a4a39b58be307a248fec571742c18fe536939fb7c7263a9d8b610cae3c58"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -21,6 +22,10 @@ from shared_utils.text import clean_text, read_json
 
 _FIRST_REFUSAL: Final = 300
 _LONGEST_WAIT: Final = 30.0
+_BATCH_LIMIT: Final = re.compile(
+    r"batch size\b.{0,60}\b(?:larger than|greater than|more than|exceed|at most)\D{0,12}(\d{1,4})\b", re.IGNORECASE
+)
+"""How DashScope, which takes ten texts, and others say how many they take."""
 
 
 class EmbeddingsUnavailable(ServiceError):
@@ -40,10 +45,14 @@ class EmbeddingsRefused(ServiceError):
 
     code = "embeddings_refused"
 
-    def __init__(self, message: str | None = None, *, parameters: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, message: str | None = None, *, parameters: frozenset[str] = frozenset(), most_texts: int | None = None
+    ) -> None:
         super().__init__(message)
         self.parameters = parameters
         """Of the request, those that the refusal is about."""
+        self.most_texts = most_texts
+        """How many texts of one request the server says that it takes, None where it says nothing of that."""
 
 
 EMBEDDING_RENAMES: Final = (Rename("embeddings.timeout", "embeddings.timeout_seconds", ("EMBEDDING_TIMEOUT",)),)
@@ -105,6 +114,8 @@ class HttpEmbedder:
         key = settings.api_key
         self._headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._key = key.get_secret_value() if key else ""
+        self._batch = settings.batch
+        """Texts of one request: the setting, or fewer once the server has named its limit."""
         self._names_encoding = True
         """Whether requests name the encoding ``float``; a server that refuses the parameter returns numbers anyway."""
 
@@ -121,9 +132,14 @@ class HttpEmbedder:
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """See :class:`Embedder`."""
         vectors: list[list[float]] = []
-        for start in range(0, len(texts), self._settings.batch):
-            part = [self._cut(text) for text in texts[start : start + self._settings.batch]]
-            vectors += await self._embed(part)
+        while len(vectors) < len(texts):
+            part = [self._cut(text) for text in texts[len(vectors) : len(vectors) + self._batch]]
+            try:
+                vectors += await self._embed(part)
+            except EmbeddingsRefused as error:
+                if error.most_texts is None or not 0 < error.most_texts < len(part):
+                    raise
+                self._batch = error.most_texts
         if len({len(vector) for vector in vectors}) > 1:
             raise EmbeddingsRefused(f"the embedding model {self.model} answered with vectors of several lengths")
         return vectors
@@ -181,7 +197,9 @@ class HttpEmbedder:
         if refusal.cause.passes:
             return EmbeddingsUnavailable(says, retry_after=parse_retry_after(response.headers.get("Retry-After")))
         advice = _ADVICE.get(refusal.cause, f"check embeddings.model ({self.model}), its key and base_url")
-        return EmbeddingsRefused(f"{says}; {advice}", parameters=refusal.parameters)
+        limit = _BATCH_LIMIT.search(refusal.words)
+        most_texts = int(limit[1]) if limit else None
+        return EmbeddingsRefused(f"{says}; {advice}", parameters=refusal.parameters, most_texts=most_texts)
 
 
 _ADVICE: Final[Mapping[Cause, str]] = {

@@ -56,6 +56,7 @@ _WORDS: Final[Mapping[Cause, re.Pattern[str]]] = {
     cause: re.compile(words, re.IGNORECASE | re.VERBOSE)
     for cause, words in {
         Cause.CREDITS: r"""insufficient[_ ](quota|credits?|balance|funds) | exceeded\ your\ current\ quota
+            | exceeded_current_quota | free\ tier.{0,40}exhausted | free_?tier_?only | (套餐|服务).{0,10}到期
             | requires\ more\ credits | can\ only\ afford | billing.{0,40}hard\ limit | billing_(hard_limit|not_active)
             | exceeded\ your\ budget | credit\ balance\ is\ too\ low | out\ of\ credits | arrear | 余额不足 | 欠费""",
         Cause.OVERFLOW: r"""context_length_exceeded | context_window_exceeded | exceed_context_size

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from local_stack.ports import HOST, free_port
 from local_stack.processes import Process
 from local_stack.programs import answers, environment, program
+from scripted_model.providers import KEY, PROVIDERS
 from shared_utils.config.values import trimmed, unquoted
 
 _OPENAI = "https://api.openai.com/v1"
@@ -64,15 +65,23 @@ def operators_model(variables: Mapping[str, str]) -> ModelAccess | None:
 
 
 class ScriptedModel(Process):
-    """The project's own deterministic model."""
+    """The project's own deterministic model.
 
-    def __init__(self, *, logs: Path, port: int = 0) -> None:
+    Args:
+        logs: directory of its log.
+        port: 0 picks a free one.
+        provider: the name of a provider to imitate, of ``scripted_model.providers``.
+    """
+
+    def __init__(self, *, logs: Path, port: int = 0, provider: str | None = None) -> None:
         self.port = port or free_port()
         self.base_url = f"http://{HOST}:{self.port}"
-        self.url = f"{self.base_url}/v1"
+        self._provider = PROVIDERS[provider] if provider else None
+        self.url = f"{self.base_url}{self._provider.path if self._provider else '/v1'}"
+        options = ["--provider", provider] if provider else []
         super().__init__(
             "scripted-model",
-            [program("scripted-model"), "--host", HOST, "--port", str(self.port)],
+            [program("scripted-model"), "--host", HOST, "--port", str(self.port), *options],
             logs=logs,
             environment=environment(),
             ready=answers(f"{self.base_url}/health"),
@@ -80,4 +89,5 @@ class ScriptedModel(Process):
 
     @property
     def access(self) -> ModelAccess:
-        return ModelAccess(self.url, "scripted", _SCRIPTED_MODEL, f"openai-proxy/{_SCRIPTED_MODEL}")
+        name, key = (self._provider.model, KEY) if self._provider else (_SCRIPTED_MODEL, "scripted")
+        return ModelAccess(self.url, key, name, f"openai-proxy/{name}")

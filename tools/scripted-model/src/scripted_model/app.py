@@ -17,11 +17,24 @@ from scripted_model.faults import Dial, Fault, Faults, markers, without_markers
 from scripted_model.script import Reply
 from scripted_model.server import CONNECTION, CUT
 
+_THOUGHT = "The user said something, and I know what to do."
+
 
 def application(
-    *, models: Sequence[str] = ("scripted",), dial: Dial | None = None, context_length: int = 128_000
+    *,
+    models: Sequence[str] = ("scripted",),
+    dial: Dial | None = None,
+    context_length: int = 128_000,
+    thinks: bool = False,
 ) -> FastAPI:
-    """A model of its own: faults and the record of calls belong to this application."""
+    """A model of its own: faults and the record of calls belong to this application.
+
+    Args:
+        models: what it lists.
+        dial: the faults it begins with.
+        context_length: what it claims, in tokens.
+        thinks: whether its answers have thoughts, as ``reasoning_content``.
+    """
     app = FastAPI(title="scripted-model")
     faults, calls = Faults(dial), Calls()
 
@@ -47,7 +60,7 @@ def application(
         try:
             if not await _waited(request, fault.delay + fault.seconds):
                 return Response()
-            outcome, response = await _outcome(request, told, call, fault)
+            outcome, response = await _outcome(request, told, call, fault, thinks=thinks)
         finally:
             calls.finish(call, outcome)
         return response
@@ -83,7 +96,9 @@ def _add_control(app: FastAPI, faults: Faults, calls: Calls) -> None:
         return calls.report(last, full=full)
 
 
-async def _outcome(request: Request, told: Conversation, call: Call, fault: Fault) -> tuple[str, Response]:
+async def _outcome(
+    request: Request, told: Conversation, call: Call, fault: Fault, *, thinks: bool
+) -> tuple[str, Response]:
     if fault.action == "fail":
         return f"fail:{fault.status}", _error(fault.status, f"This failure ({fault.status}) was asked for.")
     if fault.action in {"hang", "drop"}:
@@ -94,7 +109,7 @@ async def _outcome(request: Request, told: Conversation, call: Call, fault: Faul
     call.reply = reply.text
     call.tool = {"name": reply.call.name, "arguments": reply.call.arguments} if reply.call else None
     outcome = fault.action or ("tool" if reply.call else "text")
-    return outcome, _completion(call, reply)
+    return outcome, _completion(call, reply, thought=_THOUGHT if thinks else "")
 
 
 def _scripted(told: Conversation) -> Reply:
@@ -103,11 +118,11 @@ def _scripted(told: Conversation) -> Reply:
     return script.reply(replace(told, newest=without_markers(told.newest), timeline=timeline), must_store=must_store)
 
 
-def _completion(call: Call, reply: Reply) -> Response:
+def _completion(call: Call, reply: Reply, *, thought: str) -> Response:
     body = call.request
     tokens = sum(wire.count_tokens(str(message)) for message in body["messages"])
     model = str(body.get("model", "scripted"))
-    completion = wire.Completion(wire.call_id(body, call.number), model, reply, tokens)
+    completion = wire.Completion(wire.call_id(body, call.number), model, reply, tokens, thought)
     if body.get("stream"):
         options = body.get("stream_options")
         events = completion.events(include_usage=bool(isinstance(options, dict) and options.get("include_usage")))

@@ -9,7 +9,14 @@ import re
 import struct
 from collections.abc import Iterator
 
-DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+DIMENSIONS = {
+    "text-embedding-3-small": 1536,
+    "text-embedding-3-large": 3072,
+    "text-embedding-ada-002": 1536,
+    "text-embedding-v3": 1024,
+    "text-embedding-v4": 1024,
+    "embedding-3": 2048,
+}
 DEFAULT_DIMENSION = 1536
 
 _WORD = re.compile(r"[a-z0-9']+")

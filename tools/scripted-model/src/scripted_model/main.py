@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scripted_model.app import application
 from scripted_model.faults import Dial
+from scripted_model.providers import PROVIDERS, Imitation
 from scripted_model.server import server
 
 
@@ -22,6 +23,7 @@ def _run(
     fail_rate: Annotated[float, typer.Option(help="Share of chat completions that fail.", min=0, max=1)] = 0.0,
     fail_status: Annotated[int, typer.Option(help="HTTP status of failed completions.", min=400, max=599)] = 500,
     seed: Annotated[int, typer.Option(help="Which completions fail.")] = 0,
+    provider: Annotated[str | None, typer.Option(help=f"Imitate a provider: {', '.join(PROVIDERS)}.")] = None,
 ) -> None:
     """A deterministic OpenAI-compatible model: stores stated facts, answers from memory, echoes otherwise.
 
@@ -35,7 +37,13 @@ def _run(
         rate=fail_rate or 1.0,
         seed=seed,
     )
-    app = application(models=model or ["scripted"], dial=dial, context_length=context_length)
+    if provider is None:
+        app: Any = application(models=model or ["scripted"], dial=dial, context_length=context_length)
+    elif (found := PROVIDERS.get(provider)) is not None:
+        imitated = application(models=[found.model], dial=dial, context_length=context_length, thinks=found.thinks)
+        app = Imitation(imitated, found)
+    else:
+        raise typer.BadParameter(f"there is no imitation of {provider}; there are {', '.join(PROVIDERS)}")
     server(app, host, port, lambda url: typer.echo(f"ready {url}")).run()
 
 

@@ -35,6 +35,8 @@ class Completion:
     model: str
     reply: Reply
     prompt_tokens: int
+    thought: str = ""
+    """What a thinking model thought first; empty for one that does not think."""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -61,12 +63,16 @@ class Completion:
         message: dict[str, Any] = {"role": "assistant", "content": self.reply.text, "refusal": None}
         if self.reply.call:
             message |= {"content": None, "tool_calls": [self._tool_call()]}
+        if self.thought:
+            message["reasoning_content"] = self.thought
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage}
 
     def events(self, *, include_usage: bool) -> Iterator[str]:
         """The answer to a request with ``stream``, as server-sent events."""
         yield self._event({"role": "assistant", "content": None if self.reply.call else ""})
+        if self.thought:
+            yield self._event({"reasoning_content": self.thought})
         if self.reply.call:
             yield self._event({"tool_calls": [{"index": 0, **self._tool_call()}]})
         for start in range(0, len(self.reply.text), _CHUNK):

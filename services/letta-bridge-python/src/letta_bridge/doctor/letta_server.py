@@ -146,8 +146,8 @@ def _handle(subject: str, handle: str, known: Sequence[str], variable: str) -> F
         # Letta asks each provider for its models when it starts, and leaves out one that refuses.
         return fail(
             subject,
-            f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, or "
-            "Letta cannot reach the provider",
+            f"Letta lists no model of the provider {provider}, so not {handle}: the provider refuses Letta's key, has "
+            "no list of models (GET models), or cannot be reached",
             f"give Letta a valid OPENAI_API_KEY{_IN_DOCKER} and OPENAI_BASE_URL and restart it, or set {variable} to a "
             f"handle that it offers: {', '.join(list(known)[:SHOWN_HANDLES])}",
         )

@@ -1,4 +1,4 @@
-"""Hooks that make a turn of Letta's cheaper.
+"""Hooks that make a turn of Letta's cheaper, or possible with models of other providers.
 
 Each module replaces one or a few functions of Letta's; see ``replacement``::
 
@@ -8,12 +8,13 @@ Each module replaces one or a few functions of Letta's; see ``replacement``::
     surplus            ... and closed if more than an answer came; for those through a proxy
     request_bodies     messages and tools are sent without the SDK's walk through them
     step_metrics       a step's metrics are written once and then updated, in order
+    thoughts           a tool call takes the thoughts of its model along, as some providers demand
     tool_schemas       the JSON schemas of Letta's own tools are generated once
 """
 
 from __future__ import annotations
 
-from letta_server.turns import lean_reads, model_connections, step_metrics, tool_schemas
+from letta_server.turns import lean_reads, model_connections, step_metrics, thoughts, tool_schemas
 
 
 def install() -> None:
@@ -22,7 +23,7 @@ def install() -> None:
     Raises:
         LettaServerError: a function is not the one its hook was written for.
     """
-    for hook in (lean_reads, model_connections, step_metrics, tool_schemas):
+    for hook in (lean_reads, model_connections, step_metrics, thoughts, tool_schemas):
         hook.install()
 
 
