@@ -27,7 +27,7 @@ from local_stack.services import Bridge
 pytestmark = [pytest.mark.letta, pytest.mark.acceptance]
 
 CANARY = "kanarienvogel"
-LETTA = {"LETTA_TIMEOUT_SECONDS": "20", "REPLY_DEADLINE_SECONDS": "30", "FALLBACK_TIMEOUT_SECONDS": "10"}
+LETTA = {"LETTA_TIMEOUT_SECONDS": "20", "REPLY_DEADLINE_SECONDS": "40", "FALLBACK_TIMEOUT_SECONDS": "10"}
 
 
 @pytest.fixture

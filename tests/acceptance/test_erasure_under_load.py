@@ -30,7 +30,7 @@ OTHERS = [f"other-{number}" for number in range(6)]
 QUICK = {
     "LEASE_SECONDS": "3",
     "LETTA_TIMEOUT_SECONDS": "5",
-    "REPLY_DEADLINE_SECONDS": "8",
+    "REPLY_DEADLINE_SECONDS": "12",
     "FALLBACK_TIMEOUT_SECONDS": "4",
 }
 

@@ -102,7 +102,7 @@ def test_a_turn_longer_than_the_reply_budget(
     bridge_factory: BridgeFactory,
     memory_factory: MemoryFactory,
 ) -> None:
-    bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="4", LETTA_TIMEOUT_SECONDS="2")
+    bridge_factory(redis_url, letta, REPLY_DEADLINE_SECONDS="6", LETTA_TIMEOUT_SECONDS="2")
     memory_factory(redis_url)
     assert talk("t0", "hello")["source"] == "letta"
     reply = talk("t1", "[[latency:7000]] slow")
@@ -194,7 +194,7 @@ def test_a_black_hole_before_letta_ends_in_a_fallback(
         proxy.url,
         LETTA_API_KEY=letta.api_key,
         LETTA_MODEL=letta.model,
-        REPLY_DEADLINE_SECONDS="4",
+        REPLY_DEADLINE_SECONDS="6",
         LETTA_TIMEOUT_SECONDS="2",
     )
     memory_factory(redis_url)

@@ -19,12 +19,12 @@ from local_stack.models import ScriptedModel
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
 LIMITS = {
-    "REPLY_DEADLINE_SECONDS": "4",
+    "REPLY_DEADLINE_SECONDS": "6",
     "LETTA_TIMEOUT_SECONDS": "3",
     "LETTA_BRIDGE_LETTA_PREVIOUS_TURN_TIMEOUT_SECONDS": "1",
     "FALLBACK_TIMEOUT_SECONDS": "10",
 }
-"""Of the bridge, all of them shorter than a call of the model."""
+"""Of the bridge, all of them shorter than a call of the model. Of the deadline Letta has two thirds."""
 
 
 @pytest.fixture

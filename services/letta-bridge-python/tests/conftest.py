@@ -53,12 +53,15 @@ class FakeFallback:
 
     def __init__(self) -> None:
         self.down = False
+        self.silent = False
         self.foreign = False
         self.canned = False
         self.handed: dict[str, Any] = {}
         self.answered: list[Any] = []
         self.withdrawn: list[Any] = []
         self.given: dict[str, Any] = {}
+        self.seconds: list[float] = []
+        """How long each user could still wait."""
 
     async def was_handed_over(self, number: str) -> bool:
         return number in self.handed
@@ -68,10 +71,20 @@ class FakeFallback:
         return self.given.get(number)
 
     async def answer(
-        self, task: Any, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+        self,
+        task: Any,
+        number: str,
+        reason: str,
+        *,
+        seconds: float,
+        cause: str | None = None,
+        persona: str | None = None,
     ) -> FallbackAnswer:
         self.handed[number] = task
-        if self.down:
+        self.seconds.append(seconds)
+        if self.silent:
+            await asyncio.sleep(seconds)
+        if self.down or self.silent:
             raise FallbackUnavailable
         self.answered.append((task.task_id, reason))
         text = f"short: {task.content}"

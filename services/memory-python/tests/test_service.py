@@ -160,6 +160,17 @@ async def test_an_answer_cut_off_at_the_length_limit_is_marked(
     assert response == {"text": "model says", "source": "memory-python", "truncated": True}
 
 
+async def test_a_canned_sentence_is_in_time_for_a_user_who_waits_less_long_than_the_model_may_take(
+    run_service: Any, ear: Any, push: Any, handover: Any, model: Any
+) -> None:
+    model.release = asyncio.Event()
+    async with run_service(model, answer={"timeout_seconds": 600.0}):
+        await push("你好", task_id="t1", handover=handover("t1", time_limit_seconds=0.2))
+        (reply,) = await ear.count("letta_responses", 1)
+        model.release.set()
+    assert reply["canned"] is True
+
+
 async def test_canned_sentence_is_not_remembered(
     *, client: Redis, run_service: Any, ear: Any, push: Any, handover: Any, kept: Any
 ) -> None:

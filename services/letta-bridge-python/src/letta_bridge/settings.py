@@ -108,14 +108,15 @@ class LettaSettings(Section):
     reply_deadline_seconds: float = setting(
         90.0,
         "REPLY_DEADLINE_SECONDS",
-        doc="seconds a turn has for a reply, retries included; then memory-python",
+        doc="seconds in which a turn gets its reply, retries and memory-python included: Letta has these less "
+        "fallback.timeout_seconds (but two thirds at least), then memory-python the rest",
         reload=True,
         gt=0,
     )
     previous_turn_timeout_seconds: float = setting(
         30.0,
         doc="seconds a user's next turn waits for one still running in Letta, but no longer than half of "
-        "reply_deadline_seconds; then memory-python answers it",
+        "Letta's part of reply_deadline_seconds; then memory-python answers it",
         reload=True,
         gt=0,
     )
@@ -197,7 +198,8 @@ class FallbackSettings(Section):
     timeout_seconds: float = setting(
         20.0,
         "FALLBACK_TIMEOUT_SECONDS",
-        doc="seconds memory-python has for an answer; more than its own time limit",
+        doc="seconds memory-python has for an answer, but a third of letta.reply_deadline_seconds at most; more than "
+        "its own time limit",
         reload=True,
         gt=0,
     )

@@ -103,7 +103,9 @@ async def test_a_turn_is_handed_over_on_a_cluster(cluster: str, queue_at: Callab
         connect(redis, name="a"), connect(redis, name="b"), keys, FallbackSettings(timeout_seconds=20), QueueSettings()
     )
     client = connect(redis, name="memory")
-    answering = asyncio.create_task(fallback.answer(Task(task_id="t1", user_id="ada", content="你好"), "1-1", "test"))
+    answering = asyncio.create_task(
+        fallback.answer(Task(task_id="t1", user_id="ada", content="你好"), "1-1", "test", seconds=60)
+    )
     async with asyncio.timeout(20):
         while not await client.llen("user_input_queue"):
             await asyncio.sleep(0.01)
@@ -191,7 +193,7 @@ async def test_foreign_answer_is_received_after_a_cluster_failover(
 
     async def asked_and_answered(number: str) -> str:
         task = Task(task_id=number, content="hi")
-        answering = asyncio.create_task(fallback.answer(task, number, "test"))
+        answering = asyncio.create_task(fallback.answer(task, number, "test", seconds=60))
         channel = f"task_response:{await fallback._handed_id(task, number)}"
         async with asyncio.timeout(60):
             while not answering.done():

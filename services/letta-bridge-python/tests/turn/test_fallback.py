@@ -102,7 +102,7 @@ async def subscribed(client: Any, channel: str) -> None:
 async def test_foreign_answer_is_accepted_in_any_encoding(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any], said: bytes
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open", seconds=60))
     (task,) = await handed_over()
     await client.publish(f"task_response:{task['task_id']}", said)
     assert (await answering).text == "hi \ufffd"
@@ -111,7 +111,7 @@ async def test_foreign_answer_is_accepted_in_any_encoding(
 async def test_the_task_is_handed_over_whole_with_how_to_answer(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "breaker_open", seconds=60))
     (task,) = await handed_over()
     handover = task["meta"].pop("letta_bridge")
     assert task == {
@@ -131,6 +131,7 @@ async def test_the_task_is_handed_over_whole_with_how_to_answer(
         "task_id": "t1",
         "response_channel": "task_response:t1",
         "taken_ms": 1,
+        "time_limit_seconds": 18.0,
     }
     assert await client.set(handover["answer_key"], json.dumps(REPLY), nx=True)
     answer = await asyncio.wait_for(answering, 20)
@@ -141,7 +142,7 @@ async def test_the_task_is_handed_over_whole_with_how_to_answer(
 async def test_foreign_answer_is_published_under_the_producers_id(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
     (task,) = await handed_over()
     channel = f"task_response:{task['task_id']}"
     for noise in (b"no json", b"[]", b'{"text":""}', b'{"text":"no","error":true}'):
@@ -159,7 +160,9 @@ async def test_foreign_answers_of_two_users_with_one_task_id_are_not_mixed_up(
 ) -> None:
     fallback = make_fallback()
     other = TASK.model_copy(update={"user_id": "ada"})
-    answers = [asyncio.create_task(fallback.answer(task, f"{n}-1", "x")) for n, task in ((1, TASK), (2, other))]
+    answers = [
+        asyncio.create_task(fallback.answer(task, f"{n}-1", "x", seconds=60)) for n, task in ((1, TASK), (2, other))
+    ]
     for task in await handed_over(2):
         await client.publish(f"task_response:{task['task_id']}", json.dumps({"text": f"for {task['user_id']}"}))
     texts = [(await asyncio.wait_for(answer, 20)).text for answer in answers]
@@ -176,7 +179,7 @@ async def test_messages_after_a_foreign_answer_reach_the_producers_channel(
     async with client.pubsub(ignore_subscribe_messages=True) as producer:
         await producer.subscribe("task_response:t1")
         await producer.get_message(timeout=1)
-        answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+        answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
         (task,) = await handed_over()
         channel = f"task_response:{task['task_id']}"
         await client.publish(channel, b'{"typing":true}')
@@ -200,7 +203,7 @@ async def test_after_the_tombstone_nothing_foreign_is_reported(
         await producer.subscribe("task_response:t1")
         await producer.get_message(timeout=1)
         with pytest.raises(FallbackUnavailable):
-            await make_fallback(timeout=0.1).answer(TASK, "7-1", "x")
+            await make_fallback(timeout=0.1).answer(TASK, "7-1", "x", seconds=60)
         (task,) = await handed_over()
         await client.publish(f"task_response:{task['task_id']}", b'{"text":"too late"}')
         assert await producer.get_message(timeout=0.3) is None
@@ -211,7 +214,7 @@ async def test_a_task_handed_over_by_the_release_before_is_answered_on_the_produ
 ) -> None:
     await client.set(KEYS.handed("7-1"), 1, ex=60)
     fallback = make_fallback()
-    answering = asyncio.create_task(fallback.answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(fallback.answer(TASK, "7-1", "x", seconds=60))
     await subscribed(client, "task_response:t1")
     for noise in (
         b'{"text":"another user","source":"letta"}',
@@ -234,7 +237,9 @@ async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_
     for number in ("1-1", "2-1"):
         await client.set(KEYS.handed(number), 1, ex=60)
     fallback = make_fallback(timeout=2.0)
-    answers = [asyncio.create_task(fallback.answer(task, f"{n}-1", "x")) for n, task in ((1, TASK), (2, other))]
+    answers = [
+        asyncio.create_task(fallback.answer(task, f"{n}-1", "x", seconds=60)) for n, task in ((1, TASK), (2, other))
+    ]
     await subscribed(client, "task_response:t1")
     async with asyncio.timeout(20):
         while len(fallback._listener._subscriptions["task_response:t1"]) < 2:
@@ -248,7 +253,7 @@ async def test_no_text_counts_while_two_turns_of_the_release_before_wait_on_one_
 async def test_an_answer_of_a_memory_python_before_is_reported_under_the_producers_id(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
     (task,) = await handed_over()
     reply = {**REPLY, "task_id": task["task_id"]}
     assert await client.set(KEYS.fallback("7-1"), json.dumps(reply), nx=True)
@@ -261,7 +266,7 @@ async def test_an_answer_of_a_memory_python_before_is_reported_under_the_produce
 async def test_an_answer_that_names_another_user_or_task_is_not_taken(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any], stranger: dict[str, str]
 ) -> None:
-    answering = asyncio.create_task(make_fallback(timeout=1.0).answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback(timeout=1.0).answer(TASK, "7-1", "x", seconds=60))
     await handed_over()
     await client.set(KEYS.fallback("7-1"), json.dumps(REPLY | stranger), nx=True)
     with pytest.raises(FallbackUnavailable):
@@ -271,7 +276,7 @@ async def test_an_answer_that_names_another_user_or_task_is_not_taken(
 async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(
     make_fallback: Callable[..., Any], handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback(reply_ttl_seconds=1_000_000).answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback(reply_ttl_seconds=1_000_000).answer(TASK, "7-1", "x", seconds=60))
     (task,) = await handed_over()
     assert task["meta"]["letta_bridge"]["answer_ttl"] == 604_800
     answering.cancel()
@@ -279,20 +284,29 @@ async def test_a_reply_ttl_above_a_week_does_not_disable_the_fallback(
 
 async def test_timeout_forbids_late_fallback_answers(make_fallback: Callable[..., Any], client: RedisClient) -> None:
     with pytest.raises(FallbackUnavailable, match=r"within 0\.1 s"):
-        await make_fallback(timeout=0.1).answer(TASK, "7-1", "x")
+        await make_fallback(timeout=0.1).answer(TASK, "7-1", "x", seconds=60)
     assert not await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
+
+
+async def test_memory_python_has_no_more_time_than_the_user_waits(
+    make_fallback: Callable[..., Any], handed_over: Callable[..., Any]
+) -> None:
+    with pytest.raises(FallbackUnavailable, match=r"within 0\.2 s"):
+        await make_fallback(timeout=60).answer(TASK, "7-1", "x", seconds=0.2)
+    (task,) = await handed_over()
+    assert task["meta"]["letta_bridge"]["time_limit_seconds"] == pytest.approx(0.18)
 
 
 async def test_a_task_handed_over_before_is_only_waited_for(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    first = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    first = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
     await handed_over()
     first.cancel()  # as a kill would
     second = make_fallback()
     assert await second.was_handed_over("7-1")
     assert not await second.was_handed_over("8-1")
-    answering = asyncio.create_task(second.answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(second.answer(TASK, "7-1", "x", seconds=60))
     await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
     assert (await asyncio.wait_for(answering, 20)).text == "在呢"
     assert await client.llen("user_input_queue") == 1
@@ -301,7 +315,7 @@ async def test_a_task_handed_over_before_is_only_waited_for(
 async def test_a_hand_over_that_redis_has_lost_is_repeated(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
     (lost,) = await handed_over()
     await client.flushall()
     assert await handed_over() == [lost]
@@ -312,7 +326,7 @@ async def test_a_hand_over_that_redis_has_lost_is_repeated(
 async def test_an_answer_survives_the_loss_of_the_listening_connection(
     make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
 ) -> None:
-    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x"))
+    answering = asyncio.create_task(make_fallback().answer(TASK, "7-1", "x", seconds=60))
     await handed_over()
     await client.client_kill_filter(_type="pubsub")
     await client.set(KEYS.fallback("7-1"), json.dumps(REPLY), nx=True)
@@ -325,7 +339,7 @@ async def test_one_turn_after_the_other_while_the_connection_is_looked_after(
     fallback = make_fallback(checked_every=0.01)
     for number in range(5):
         task = TASK.model_copy(update={"task_id": f"t{number}"})
-        answering = asyncio.create_task(fallback.answer(task, f"7-{number}", "breaker_open"))
+        answering = asyncio.create_task(fallback.answer(task, f"7-{number}", "breaker_open", seconds=60))
         await handed_over(number + 1)
         await client.set(KEYS.fallback(f"7-{number}"), json.dumps(REPLY | {"task_id": f"t{number}"}), nx=True)
         assert (await answering).text == "在呢"

@@ -283,7 +283,9 @@ async def test_a_task_that_memory_has_answered_is_not_dead_lettered(make_rig: Ca
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
-    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.fallback.given[turn.number] = await rig.fallback.answer(
+        parse_task(turn.payload, Limits()), turn.number, "test", seconds=60
+    )
     rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
     assert rig.shelf.dead == []
@@ -294,7 +296,9 @@ async def answered_and_never_settled(rig: Rig, **task: Any) -> None:
     """A task that memory-python answered, and that was handed out once too often since."""
     rig.push("t1", **task)
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
-    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.fallback.given[turn.number] = await rig.fallback.answer(
+        parse_task(turn.payload, Limits()), turn.number, "test", seconds=60
+    )
     rig.time += rig.settings.queue.lease_seconds + 1
 
 
@@ -342,7 +346,9 @@ async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_is_reporte
 
 async def test_catch_up_of_a_task_with_a_lost_upload_has_memory_pythons_answer(rig: Any) -> None:
     upload, turn = await handed_out_with_an_upload(rig)
-    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.fallback.given[turn.number] = await rig.fallback.answer(
+        parse_task(turn.payload, Limits()), turn.number, "test", seconds=60
+    )
     upload.unlink()
     rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
@@ -360,7 +366,9 @@ async def test_an_answer_that_is_found_before_a_task_is_dead_lettered_takes_no_i
     rig = make_rig(queue={"max_deliveries": 1})
     rig.shelf.push(b'{"task_id":"t1","user_id":"ada","content":"one"}')
     (turn,) = (await rig.queue("dying").settle_and_fetch([], 1)).turns
-    rig.fallback.given[turn.number] = await rig.fallback.answer(parse_task(turn.payload, Limits()), turn.number, "test")
+    rig.fallback.given[turn.number] = await rig.fallback.answer(
+        parse_task(turn.payload, Limits()), turn.number, "test", seconds=60
+    )
     other = rig.shelf.kept["ada", "t1"] = b'{"task_id":"t1","error":true,"idempotency_key":"9-9","content_digest":"x"}'
     rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()
@@ -538,7 +546,7 @@ async def test_an_answer_of_memory_python_stands_although_letta_has_one_and_the_
     upload, turn = await handed_out_with_an_upload(rig)
     await rig.processor().process(turn, TurnLease(30, clock()))  # stored in Letta
     task = parse_task(turn.payload, Limits())
-    rig.fallback.given[turn.number] = await rig.fallback.answer(task, turn.number, "test")  # and published
+    rig.fallback.given[turn.number] = await rig.fallback.answer(task, turn.number, "test", seconds=60)  # and published
     upload.unlink()
     rig.time += rig.settings.queue.lease_seconds + 1
     await rig.work_off()

@@ -24,7 +24,7 @@ async def test_a_run_left_behind_is_cancelled_within_the_reply_budget_however_pa
     make_rig: Callable[..., Rig],
 ) -> None:
     rig = make_rig(
-        letta={"reply_deadline_seconds": 0.6, "previous_turn_timeout_seconds": 30.0, "run_lifetime_seconds": 0.7}
+        letta={"reply_deadline_seconds": 0.9, "previous_turn_timeout_seconds": 30.0, "run_lifetime_seconds": 0.7}
     )
     rig.push("t0", content="hello")
     await rig.work_off()

@@ -139,7 +139,7 @@ class Answers:
         words = await self._composer.compose(
             task,
             ask.message_id,
-            deadline=ask.taken_at + self._time_limit,
+            deadline=ask.taken_at + min(self._time_limit, handover.time_limit_seconds or self._time_limit),
             long_term=handover.reason not in _SHORT_TERM_ALONE,
             persona=handover.persona,
         )

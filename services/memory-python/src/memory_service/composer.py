@@ -130,7 +130,7 @@ class Composer:
         self._failures += 1
         if self._failures >= _FAILURES_BEFORE_REST:
             self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
-        self._failure = str(error) or "took longer than answer.timeout_seconds"
+        self._failure = str(error) or "took longer than answer.timeout_seconds, or than the user waits"
         _LOG.warning("model_failed", reason=self._failure, in_a_row=self._failures)
 
     def _messages(

@@ -63,7 +63,9 @@ class AnswerSettings(Section):
         doc="OpenAI-compatible endpoint",
     )
     api_key: HttpKey | None = setting(None, "OPENAI_API_KEY", doc="its key, if it needs one")
-    timeout_seconds: float = setting(15.0, doc="seconds from taking a task to the canned sentence", gt=0)
+    timeout_seconds: float = setting(
+        15.0, doc="seconds from taking a task to the canned sentence; fewer if the user waits less", gt=0
+    )
     max_tokens: int = setting(400, doc="length of an answer", gt=0)
     temperature: float = setting(0.7, doc="of the model", ge=0, le=2)
     concurrency: int = setting(8, doc="model requests at once", gt=0, le=256)

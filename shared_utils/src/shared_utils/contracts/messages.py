@@ -201,6 +201,8 @@ class Handover(BaseModel):
     """Where the producer waits for the text; None: ``task_response:`` and the id."""
     taken_ms: int | None = Field(default=None, ge=0)
     """When the task was taken from the request list, ms of the Redis server's clock."""
+    time_limit_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds in which the answer is of use, counted from when memory-python takes the task; None: its own limit."""
 
 
 class MemoryMetadata(BaseModel):

@@ -46,6 +46,7 @@ from letta_bridge.settings import FallbackSettings, LettaSettings
 from letta_bridge.turn.catch_up import catch_up_messages
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
+from letta_bridge.turn.reply_budget import ReplyBudget
 from shared_utils.contracts.messages import now
 
 _UNKNOWN, _ABSENT, _STORED = DeliveryStatus.UNKNOWN, DeliveryStatus.ABSENT, DeliveryStatus.STORED
@@ -55,7 +56,7 @@ _CAUSES_THAT_END_A_TURN: Final = frozenset({"rate_limited", "server_error", "con
 """Causes with which Letta itself reported the end of the turn, so that one search is enough."""
 _SEND_TIMEOUT_SHARE: Final = 0.95
 _PREVIOUS_TURN_SHARE: Final = 0.5
-"""Part of the reply budget that a turn spends at most on waiting for one before it."""
+"""Part of Letta's time that a turn spends at most on waiting for one before it."""
 _RUN_END_TIMEOUT_SECONDS: Final = 2.0
 """Time limit for reading the tokens of a found answer."""
 _CAUSE_OF_STOP_REASON: Final = {
@@ -64,6 +65,7 @@ _CAUSE_OF_STOP_REASON: Final = {
     "insufficient_credits": "insufficient_credits",
 }
 """Letta's stop reasons that tell why a turn has no answer, and the causes they are."""
+_WHOSE_TIME: Final = "letta.reply_deadline_seconds, less what memory-python needs"
 _BREAKER_POLL_SECONDS: Final = 0.25
 """Between looks at a breaker, at least."""
 
@@ -94,6 +96,7 @@ class LettaTurn:
     """None where the upload is gone: the turn is looked up, and never sent."""
     missed: Sequence[KeptTurn]
     """Missed turns of this persona's agent, oldest first."""
+    budget: ReplyBudget
     maybe_sent: bool
     """An earlier hand-out of the same task may have sent it, or one before it was pushed again."""
     handed_out_before: bool = False
@@ -146,7 +149,7 @@ class Delivery:
             (own if kept.turn.task_id == turn.key else self._earlier).append(kept)
         self._personas: dict[str | None, bool] = {}
         """Agent id → whether it is one of this turn's persona."""
-        self._deadline = 0.0
+        self._deadline = turn.budget.letta_until
         self._server: LettaServer | None = None
         self._sent_to: LettaServer | None = None
         self._gone_agent: str | None = None
@@ -163,18 +166,17 @@ class Delivery:
         self.resolved = fingerprints(own) if own else set()
 
     async def run(self) -> Delivered:
-        """Deliver the turn within the reply budget.
+        """Deliver the turn within Letta's part of the reply budget.
 
         Raises:
             LettaError: Letta does not answer this turn.
             BreakerOpen: the circuit breakers of all servers are open.
-            ReplyDeadlineExceeded: the budget is used up.
+            ReplyDeadlineExceeded: that part is used up.
             NotSent: the turn's content is gone, and Letta does not have the turn.
             LeaseLost: another bridge has the turn.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
-        self._deadline = began + self._context.letta.reply_deadline_seconds
         try:
             sent = await self._sent_at_once()
             if isinstance(sent, Delivered):
@@ -183,8 +185,7 @@ class Delivery:
                 return await self._retried(sent)
         except TimeoutError:
             raise ReplyDeadlineExceeded(
-                f"Letta gave no answer within {self._context.letta.reply_deadline_seconds:g} s "
-                "(letta.reply_deadline_seconds)"
+                f"Letta gave no answer within {self._turn.budget.letta_seconds:g} s ({_WHOSE_TIME})"
             ) from None
         finally:
             self._context.recorder.delivered(clock() - began)
@@ -432,9 +433,9 @@ class Delivery:
 
     @property
     def _patience(self) -> float:
-        """Seconds to wait for earlier turns: a share of the reply budget, which a dead run must not use up."""
-        letta = self._context.letta
-        return min(letta.previous_turn_timeout_seconds, letta.reply_deadline_seconds * _PREVIOUS_TURN_SHARE)
+        """Seconds to wait for earlier turns: a share of Letta's time, which a dead run must not use up."""
+        letta_seconds = self._turn.budget.letta_seconds
+        return min(self._context.letta.previous_turn_timeout_seconds, letta_seconds * _PREVIOUS_TURN_SHARE)
 
 
 def _possibly_carried(own: Sequence[KeptTurn], earlier: Sequence[KeptTurn]) -> set[str]:

@@ -43,6 +43,8 @@ _HANDED_BEFORE: Final = b"1"
 _HANDED_IDS: Final = uuid.UUID("6d0f3c0a-6a2e-4c58-9a53-0c8b7f1f5a11")
 _POLL_SECONDS: Final = 1.0
 """Interval of reading the key, in case a publication was lost with a connection."""
+_ANSWERING_SHARE: Final = 0.9
+"""Part of the wait in which memory-python answers; the rest is for the ways there and back."""
 _MAX_EARLY: Final = 100
 """Maximum number of messages kept from before the text."""
 _OWN_SOURCES: Final = frozenset({"letta", "letta_bridge", "memory-python"})
@@ -73,7 +75,14 @@ class Fallback(Protocol):
     """The service that answers when Letta does not."""
 
     async def answer(
-        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+        self,
+        task: Task,
+        number: str,
+        reason: str,
+        *,
+        seconds: float,
+        cause: str | None = None,
+        persona: str | None = None,
     ) -> FallbackAnswer:
         """Hand the task over, unless that was done before, and wait for the answer.
 
@@ -81,6 +90,7 @@ class Fallback(Protocol):
             task: with its task id and content.
             number: the task's unique number, ``<seq>-<first_ms>``; the same task id pushed again has another.
             reason: why, for the reply and the log.
+            seconds: how long the user can still wait.
             cause: the failure, for the reply; one of a few words.
             persona: whose agent would have answered.
 
@@ -160,29 +170,33 @@ class MemoryPython:
             return await self._look(_Wait(task, number, await self._handed_id(task, number)))
 
     async def answer(
-        self, task: Task, number: str, reason: str, *, cause: str | None = None, persona: str | None = None
+        self,
+        task: Task,
+        number: str,
+        reason: str,
+        *,
+        seconds: float,
+        cause: str | None = None,
+        persona: str | None = None,
     ) -> FallbackAnswer:
-        """See :class:`Fallback`."""
+        """See :class:`Fallback`. memory-python has at most the configured time, however long the user can wait."""
         with _refusals():
-            return await self._answer(task, number, reason, cause, persona)
+            seconds = min(seconds, self._settings.timeout_seconds)
+            wait = _Wait(task, number, await self._handed_id(task, number))
+            wait.hand_over = lambda: self._hand_over(wait, reason, seconds, cause, persona)
+            return await self._answer(wait, seconds)
 
-    async def _answer(
-        self, task: Task, number: str, reason: str, cause: str | None, persona: str | None
-    ) -> FallbackAnswer:
-        wait = _Wait(task, number, await self._handed_id(task, number))
+    async def _answer(self, wait: _Wait, seconds: float) -> FallbackAnswer:
         async with AsyncExitStack() as held:
-            subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, number)
+            subscription = await self._listener.subscribe(self._queue.task_response + wait.handed_id, wait.number)
             held.push_async_callback(subscription.close)
-            wait.hand_over = lambda: self._hand_over(wait, reason, cause, persona)
             await retry_until_available(wait.hand_over)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.timeout_seconds):
+                async with asyncio.timeout(seconds):
                     return await self._awaited(wait, subscription, held)
-            if not await self._claim(number) and (answer := await self._look(wait)) is not None:
+            if not await self._claim(wait.number) and (answer := await self._look(wait)) is not None:
                 return answer
-        raise FallbackUnavailable(
-            f"memory-python gave no answer within {self._settings.timeout_seconds:g} s; is it running?"
-        )
+        raise FallbackUnavailable(f"memory-python gave no answer within {seconds:.3g} s; is it running?")
 
     def reload(self, settings: FallbackSettings) -> None:
         """Apply a changed timeout."""
@@ -206,7 +220,9 @@ class MemoryPython:
             else str(uuid.uuid5(_HANDED_IDS, f"{self._queue.requests} {number}"))
         )
 
-    async def _hand_over(self, wait: _Wait, reason: str, cause: str | None, persona: str | None) -> None:
+    async def _hand_over(
+        self, wait: _Wait, reason: str, seconds: float, cause: str | None, persona: str | None
+    ) -> None:
         task, handed = wait.task, self._keys.handed(wait.number)
         if await self._client.exists(handed):
             return
@@ -222,6 +238,7 @@ class MemoryPython:
             task_id=task.task_id,
             response_channel=self._queue.task_response + task.task_id,
             taken_ms=int(wait.number.rpartition("-")[2]),
+            time_limit_seconds=seconds * _ANSWERING_SHARE,
         )
         content = task.model_dump(exclude_none=True) | {"task_id": wait.handed_id}
         content["meta"] = {**content.get("meta", {}), HANDOVER_KEY: handover.model_dump(exclude_none=True)}

@@ -9,6 +9,7 @@ from letta_bridge.request_queue.idempotency import Identity, KeptReply
 from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.turn.fallback import FallbackAnswer
+from letta_bridge.turn.reply_budget import ReplyBudget
 from shared_utils.contracts.messages import Task, now
 
 
@@ -37,6 +38,7 @@ class Job:
     task: Task
     persona: str
     identity: Identity
+    budget: ReplyBudget
     maybe_sent: bool
     """The task may have been sent to Letta before."""
     kept: KeptReply | None

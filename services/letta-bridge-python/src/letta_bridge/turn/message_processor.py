@@ -5,6 +5,7 @@ Uses ports only: no Redis, no SDK. Whatever a task contains, :meth:`MessageProce
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import replace
 from typing import Final, Protocol
@@ -38,6 +39,7 @@ from letta_bridge.turn.defects import DefectsLogged
 from letta_bridge.turn.delivery import Delivered, Delivery, DeliveryContext, Lease, LettaTurn
 from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
+from letta_bridge.turn.reply_budget import ReplyBudget
 from letta_bridge.turn.router import Decision, route
 from letta_bridge.turn.uploads import Uploads
 from shared_utils.contracts.language import language_of
@@ -170,7 +172,10 @@ class MessageProcessor:
         if not task.task_id:
             task = task.model_copy(update={"task_id": f"{self._settings.queue.requests}-{turn.first_ms}-{turn.seq}"})
         logs.bind(task_id=task.task_id, user_id=task.user_id)
-        return Job(turn, task, self._sessions.persona(task.meta.persona), identity, maybe_sent, kept, id_is_taken)
+        persona = self._sessions.persona(task.meta.persona)
+        began = asyncio.get_running_loop().time()
+        budget = ReplyBudget.of(self._context.letta, self._context.fallback, began=began)
+        return Job(turn, task, persona, identity, budget, maybe_sent, kept, id_is_taken)
 
     async def _outcome(self, job: Job, lease: Lease) -> Settlement:
         turn, task = job.turn, job.task
@@ -292,6 +297,7 @@ class MessageProcessor:
             taken_at=job.identity.taken_at,
             content=None if content_gone else task.content,
             missed=missed,
+            budget=job.budget,
             maybe_sent=job.maybe_sent,
             other_persona=self._other_persona(job),
             handed_out_before=job.turn.attempts > 1,
@@ -305,7 +311,14 @@ class MessageProcessor:
         lease.begin()
         cause = failure_label(error) if isinstance(error, LettaError) else None
         try:
-            answer = await self._fallback.answer(job.task, job.number, reason, cause=cause, persona=job.persona)
+            answer = await self._fallback.answer(
+                job.task,
+                job.number,
+                reason,
+                seconds=job.budget.left_for_memory(asyncio.get_running_loop().time()),
+                cause=cause,
+                persona=job.persona,
+            )
         except FallbackUnavailable as unavailable:
             if is_exhaustion(unavailable):
                 raise

@@ -14,7 +14,7 @@ from bridge_chaos.waiting import wait_until
 _SLOW_SECONDS: Final = 11.0
 _SHORT_LIMITS: Final = (
     ("LETTA_TIMEOUT_SECONDS", "2.5"),
-    ("REPLY_DEADLINE_SECONDS", "2"),
+    ("REPLY_DEADLINE_SECONDS", "3"),
     ("LETTA_BRIDGE_LETTA_PREVIOUS_TURN_TIMEOUT_SECONDS", "0.75"),
 )
 """Of minutes seconds: to these limits the slow turns here are as ten minutes to the default ones."""
