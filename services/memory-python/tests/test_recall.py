@@ -29,6 +29,7 @@ class Embedder:
         self.error: Exception | None = None
         self.release: asyncio.Event | None = None
         self.asked = 0
+        self.most_texts = 100
 
     async def now(self) -> Embedder:
         return self
@@ -39,6 +40,8 @@ class Embedder:
             await self.release.wait()
         if self.error is not None:
             raise self.error
+        if len(texts) > self.most_texts:
+            raise EmbeddingsUnavailable("too many")
         return [embedding(text, 256) for text in texts]
 
 
@@ -100,6 +103,48 @@ async def test_recalled_passages_are_near_bounded_dated_and_chronological(librar
     [cut] = await library.recall(characters=100).about("ada", ask, shown=())
     assert len(cut) == len("[2026-10-30]\n") + 100
     assert await library.recall(min_score=0.99).about("ada", "something else", shown=()) == []
+
+
+async def learnt(recall: StoredRecall) -> None:
+    """Until the model has seen the examples of small talk."""
+    await recall.about("nobody", "hi", shown=())
+    assert recall._learning is not None
+    await recall._learning
+
+
+async def test_nothing_is_recalled_for_small_talk(library: Library) -> None:
+    await library.put("ada", "user: thanks, that's nice")
+    await library.put("ada", "user: my cat is called Mochi")
+    recall = library.recall(score_margin=2.0)
+    assert len(await recall.about("ada", "Thanks!", shown=())) == 2  # no answer waits for the examples
+    await learnt(recall)
+    for said in ("Thanks!", "Okay, thanks a lot", "谢谢啦!", "好,拜拜"):
+        assert await recall.about("ada", said, shown=()) == [], said
+    for asked in ("What is my cat called?", "我最好的朋友叫什么?", "thanks a lot " * 10):
+        assert await recall.about("ada", asked, shown=()) != [], asked
+
+
+async def test_the_examples_are_seen_once_by_each_model_and_again_after_a_failure(library: Library) -> None:
+    recall = library.recall()
+    await learnt(recall)
+    asked = library.embedder.asked
+    await recall.about("ada", "Thanks!", shown=())
+    assert library.embedder.asked == asked + 1
+    assert recall._small_talk is not None
+    library.embedder.model, library.embedder.most_texts = "model-b", 1
+    await learnt(recall)
+    assert recall._small_talk.model == "model-a"
+    library.embedder.most_texts = 100
+    await learnt(recall)
+    assert [recall._small_talk.model] == ["model-b"]
+
+
+async def test_memories_far_behind_the_nearest_are_left_out(library: Library) -> None:
+    await library.put("ada", "user: my cat is called Mochi")
+    await library.put("ada", "user: 今天天气很好")
+    ask = "my cat is called Mochi, remember?"
+    assert await library.recall().about("ada", ask, shown=()) == ["user: my cat is called Mochi"]
+    assert len(await library.recall(score_margin=2.0).about("ada", ask, shown=())) == 2
 
 
 async def test_a_slow_model_is_not_waited_for_and_its_answer_still_counts(library: Library) -> None:

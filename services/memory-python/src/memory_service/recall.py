@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from memory_service.outage import failing
 from memory_service.settings import RecallSettings
+from memory_service.small_talk import SmallTalk
 from shared_utils.errors import ServiceError
+from shared_utils.llm.embeddings import Embedder
 from shared_utils.observability import logs
 from shared_utils.observability.outage import OncePerOutage
 from shared_utils.persistence.vectors import Passage, PassageStore
@@ -27,7 +30,7 @@ class Recall(Protocol):
     """Finds memories."""
 
     async def about(self, user_id: str, text: str, *, shown: Collection[str], persona: str | None = None) -> list[str]:
-        """Memories of this user only, oldest first; none if the search takes too long or fails.
+        """Memories of this user only, oldest first; none for small talk, or if the search takes too long or fails.
 
         Args:
             user_id: whose.
@@ -46,6 +49,8 @@ class StoredRecall:
         self._embedder = embedder
         self._settings = settings
         self._running: set[asyncio.Task[list[Passage]]] = set()
+        self._small_talk: SmallTalk | None = None
+        self._learning: asyncio.Task[None] | None = None
         self._outage = OncePerOutage()
         self._failures = 0
         self._resting_until = 0.0
@@ -83,13 +88,16 @@ class StoredRecall:
 
     async def close(self) -> None:
         """End what goes on."""
-        for search in self._running:
-            search.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        tasks: list[asyncio.Task[Any]] = [*self._running, *([self._learning] if self._learning else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _nearest(self, user_id: str, text: str) -> list[Passage]:
         embedder = await self._embedder()
         [vector] = await embedder.embed([text[:_LONGEST_QUESTION]])
+        if SmallTalk.possible(text) and self._is_small_talk(embedder, vector):
+            return []
         matches = await self._store.search(
             {embedder.model: vector},
             user_scope(user_id),
@@ -97,7 +105,20 @@ class StoredRecall:
             min_score=self._settings.min_score,
             metric="cosine",
         )
-        return [match.passage for match in matches]
+        least = matches[0].score - self._settings.score_margin if matches else 0.0
+        return [match.passage for match in matches if match.score >= least]
+
+    def _is_small_talk(self, embedder: Embedder, vector: Sequence[float]) -> bool:
+        """False, too, until the model has seen the examples, for which no answer waits."""
+        if self._small_talk is not None and self._small_talk.model == embedder.model:
+            return self._small_talk.is_near(vector)
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn(embedder), name="small-talk")
+        return False
+
+    async def _learn(self, embedder: Embedder) -> None:
+        with contextlib.suppress(ServiceError):  # tried again with the next message
+            self._small_talk = await SmallTalk.seen_by(embedder)
 
     def _chosen(self, nearest: Sequence[Passage], shown: Collection[str]) -> list[str]:
         """As many of the nearest as fit, in chronological order."""

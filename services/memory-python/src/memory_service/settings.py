@@ -94,7 +94,15 @@ class RecallSettings(Section):
 
     memories: int = setting(6, doc="memories that the model gets; 0: no recall", ge=0, le=50)
     characters: int = setting(2000, doc="characters of all memories together", ge=100)
-    min_score: float = setting(0.2, doc="similarity (cosine) below which a memory is left out", ge=-1, le=1)
+    score_margin: float = setting(
+        0.2, doc="similarity (cosine) by which a memory may be behind the nearest one; others are left out", ge=0, le=2
+    )
+    min_score: float | None = setting(
+        None,
+        doc="similarity (cosine) below which a memory is left out; empty: none is. It fits one embedding model only",
+        ge=-1,
+        le=1,
+    )
     timeout_seconds: float = setting(0.5, doc="seconds that recall may take; then the answer is given without it", gt=0)
 
 
