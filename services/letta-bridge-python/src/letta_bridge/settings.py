@@ -162,12 +162,30 @@ class AgentSettings(Section):
     language: str = setting(
         "zh", "LETTA_AGENT_LANGUAGE", doc="language of a new agent if neither meta.lang nor the text determines it"
     )
-    context_window: int | None = setting(None, doc="tokens; empty leaves it to Letta", ge=4096)
+    context_window: int | None = setting(
+        None,
+        doc="tokens of the model's window, for models that Letta does not know (it assumes 30 000); empty leaves it to "
+        "Letta",
+        ge=4096,
+    )
+    max_tokens: int | None = setting(
+        None, doc="tokens of one answer; empty leaves it to Letta, which allows 16 384", ge=16
+    )
+    temperature: float | None = setting(None, doc="of the model; empty leaves it to Letta, which sends 1.0", ge=0, le=2)
     block_limit: int = setting(5000, doc="characters of a memory block", ge=200)
     tools: TextList = setting(MEMORY_TOOLS[:3], doc=f"any of {', '.join(MEMORY_TOOLS)}")
     personas: dict[str, PersonaSettings] = setting(
         {"default": PersonaSettings()}, doc="name → its templates; meta.persona chooses, 'default' answers otherwise"
     )
+
+    @model_validator(mode="after")
+    def _answers_fit_the_window(self) -> Self:
+        if self.context_window and self.max_tokens and self.max_tokens >= self.context_window:
+            raise ValueError(
+                f"an answer of max_tokens {self.max_tokens} does not fit context_window {self.context_window}, which "
+                "holds the conversation as well; lower max_tokens"
+            )
+        return self
 
     @field_validator("tools")
     @classmethod

@@ -14,8 +14,8 @@ import pytest
 from letta_bridge.agents import session_manager
 from letta_bridge.agents.agent_maker import AgentMaker
 from letta_bridge.agents.session_manager import SessionManager
-from letta_bridge.errors import LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta import AgentSpec
+from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
+from letta_bridge.letta import AgentSpec, ModelParameters
 from letta_bridge.letta.port import AgentRef
 from letta_bridge.settings import AgentSettings, SessionSettings
 from letta_bridge.testing.letta import InMemoryLetta
@@ -62,6 +62,12 @@ class RecordingLetta(InMemoryLetta):
         self.specs: list[Any] = []
         self.searches = 0
         self.dies_after_creating = False
+        self.parameter_errors: list[LettaError] = []
+
+    async def set_parameters(self, agent_id: str, parameters: ModelParameters) -> bool:
+        if self.parameter_errors:
+            raise self.parameter_errors.pop()
+        return await super().set_parameters(agent_id, parameters)
 
     async def find_agents(self, tags: Any) -> Any:
         self.searches += 1
@@ -266,8 +272,40 @@ async def test_an_agent_is_made_of_the_settings(manager: Any, letta: Any) -> Non
     await manager.agent_for("ada", "default", None, letta)
     (spec,) = letta.specs
     assert (spec.model, spec.embedding, spec.agent_type) == ("openai/m", SETTINGS.embedding, "letta_v1_agent")
-    assert (spec.tools, spec.context_window) == (SETTINGS.tools, None)
+    assert (spec.tools, spec.parameters.empty) == (SETTINGS.tools, True)
     assert [(block.label, block.limit) for block in spec.blocks] == [("persona", 300), ("human", 300)]
+
+
+async def test_an_agent_is_brought_up_to_the_settings_once_before_its_first_turn(store: Any, letta: Any) -> None:
+    agent = await SessionManager(store, SETTINGS).agent_for("ada", "default", None, letta)
+    settings = SETTINGS.model_copy(update={"context_window": 8192, "max_tokens": 300, "temperature": 0.0})
+    manager = SessionManager(store, settings)
+    await manager.session("ada", "default")
+    assert manager.known_session("ada", "default") is None, "its agent has not been looked at"
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert letta.agents[agent].parameters == ModelParameters(8192, 300, 0.0)
+    assert manager.known_session("ada", "default") is not None
+    letta.agents[agent].parameters = ModelParameters()
+    await manager.agent_for("ada", "default", None, letta)
+    assert letta.agents[agent].parameters.empty, "another program's change stays until the next start"
+    new = await manager.agent_for("bo", "default", None, letta)
+    assert letta.agents[new].parameters == ModelParameters(8192, 300, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(LettaRejected("no"), False), (LettaUnavailable("away"), True), (OutcomeUnknown("?"), True)]
+)
+async def test_parameters_that_cannot_be_set_keep_no_turn_from_its_agent(
+    store: Any, letta: Any, error: Exception, again: bool
+) -> None:
+    manager = SessionManager(store, SETTINGS.model_copy(update={"max_tokens": 300}))
+    agent = await manager.agent_for("ada", "default", None, letta)
+    letta.agents[agent].parameters = ModelParameters()
+    manager = SessionManager(store, SETTINGS.model_copy(update={"max_tokens": 300}))
+    letta.parameter_errors.append(error)
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert await manager.agent_for("ada", "default", None, letta) == agent
+    assert (letta.agents[agent].parameters.max_tokens == 300) is again
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,16 @@ import pytest
 from aiohttp import web
 
 from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta import AgentSpec, Block, FoundTurn, SoughtTurn, TurnMessage, TurnState, letta_client
+from letta_bridge.letta import (
+    AgentSpec,
+    Block,
+    FoundTurn,
+    ModelParameters,
+    SoughtTurn,
+    TurnMessage,
+    TurnState,
+    letta_client,
+)
 from letta_bridge.letta.letta_client import HISTORY_PAGE, OLDER_PAGE, LettaClient
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL
 
@@ -376,7 +385,7 @@ async def test_create_agent_sends_exactly_the_specification(stub: Stub, client_o
         agent_type="letta_v1_agent",
         blocks=(Block("human", "v", "d", 10),),
         tools=("memory_insert",),
-        context_window=32000,
+        parameters=ModelParameters(32000, 500, 0.3),
     )
     created = await client_of(await stub(handler)).create_agent(spec)
     assert (created.agent_id, created.tags) == (AGENT, ("t",))
@@ -390,6 +399,7 @@ async def test_create_agent_sends_exactly_the_specification(stub: Stub, client_o
             "tools": ["memory_insert"],
             "include_base_tools": False,
             "context_window_limit": 32000,
+            "max_tokens": 500,
             "message_buffer_autoclear": False,
             "enable_sleeptime": False,
         }

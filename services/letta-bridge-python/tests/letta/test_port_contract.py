@@ -21,6 +21,7 @@ from letta_bridge.letta import (
     Block,
     FoundTurn,
     LettaPort,
+    ModelParameters,
     SoughtTurn,
     TurnMessage,
     TurnState,
@@ -122,6 +123,37 @@ async def test_created_found_and_deleted(world: World) -> None:
     assert await letta.delete_agent(first.agent_id)
     assert not await letta.delete_agent(first.agent_id)
     assert [agent.agent_id for agent in await letta.find_agents(spec.tags)] == [second.agent_id]
+
+
+async def test_what_an_agent_asks_of_its_model_is_changed_once_and_only_as_far_as_named(world: World) -> None:
+    letta = world.letta
+    made = ModelParameters(context_window=20_000, max_tokens=300)
+    agent_id = (await letta.create_agent(replace(world.spec, parameters=made))).agent_id
+    assert not await letta.set_parameters(agent_id, made), "it was created with them"
+    assert not await letta.set_parameters(agent_id, ModelParameters())
+    warm = ModelParameters(temperature=0.25)
+    assert [await letta.set_parameters(agent_id, warm) for _ in range(2)] == [True, False]
+    assert not await letta.set_parameters(agent_id, replace(made, temperature=0.25))
+    assert await letta.set_parameters(agent_id, replace(made, max_tokens=200))
+    with pytest.raises(AgentGone):
+        await letta.set_parameters(GONE, warm)
+
+
+@pytest.mark.parametrize("world", [pytest.param("server", marks=pytest.mark.letta)], indirect=True)
+async def test_the_parameters_of_an_agent_reach_the_model(world: World, letta: Any, scripted_model: Any) -> None:
+    if world.url != letta.url:
+        pytest.skip("another server's model tells nothing about its calls")
+    port = world.letta
+    letta = world.letta
+    made = ModelParameters(context_window=20_000, max_tokens=300)
+    agent_id = (await port.create_agent(replace(world.spec, parameters=made))).agent_id
+    await port.set_parameters(agent_id, ModelParameters(temperature=0.25))
+    said = f"parameters {uuid.uuid4()}"
+    await port.send(agent_id, [user(said, str(uuid.uuid4()))], timeout=60)
+    async with httpx.AsyncClient(base_url=scripted_model.base_url) as client:
+        calls = (await client.get("/control/calls", params={"last": 100, "full": True})).json()["last"]
+    [asked] = [call["request"] for call in calls if said in call["newest"]]
+    assert (asked["max_completion_tokens"], asked["temperature"]) == (300, 0.25)
 
 
 async def test_agents_are_found_by_the_beginning_of_a_tag(world: World) -> None:

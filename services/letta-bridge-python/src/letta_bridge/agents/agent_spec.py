@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
+from letta_bridge.agents.model_parameters import model_parameters
 from letta_bridge.letta.port import FORMER_TAG, RESTORE_TAG, AgentSpec, Block
 from letta_bridge.settings import AgentSettings
 from shared_utils.persistence.choices.port import IMPORTED_MS, Choice, user_key
@@ -125,7 +126,7 @@ def agent_spec(settings: AgentSettings, owner: Owner, language: str | None, *, a
         agent_type=settings.agent_type,
         blocks=blocks,
         tools=settings.tools,
-        context_window=settings.context_window,
+        parameters=model_parameters(settings),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from letta_bridge.agents.agent_maker import CLAIM_SECONDS, AgentMaker
 from letta_bridge.agents.agent_spec import agent_tags
+from letta_bridge.agents.model_parameters import AgentParameters, model_parameters
 from letta_bridge.agents.opt_out_tags import TaggedOptOuts
 from letta_bridge.agents.tenant_claim import TenantClaim
 from letta_bridge.consent import Consent
@@ -75,6 +76,7 @@ class SessionManager:
         self._opt_outs = opt_outs
         self._claim_on_tenant = claim_on_tenant
         self._settings = sessions or SessionSettings()
+        self._parameters = AgentParameters(model_parameters(agents), remembered=self._settings.cached)
         self._maker = AgentMaker(
             store,
             agents,
@@ -145,7 +147,7 @@ class SessionManager:
             return None
         key = (user_id, persona)
         session = self._sessions.get(key)
-        if session is None or session.agent_id is None:
+        if session is None or session.agent_id is None or not self._parameters.are_known(session.agent_id):
             return None
         self._sessions.move_to_end(key)
         return session
@@ -163,6 +165,7 @@ class SessionManager:
 
         Raises:
             LettaError: Letta could not be asked.
+            AgentGone: the session's agent does not exist any more.
             OptedOut: the tags of the user's agents hold an opt-out that is still valid.
             TenantTaken: another queue serves the tenant.
         """
@@ -173,7 +176,9 @@ class SessionManager:
         session = await self.session(user_id, persona)
         if session is None or session.agent_id is None:
             session = await self._with_agent(user_id, persona, language, letta)
-        return self.agent_used(session)
+        agent_id = self.agent_used(session)
+        await self._parameters.bring_up_to_date(agent_id, letta)
+        return agent_id
 
     async def replace_agent(
         self, user_id: str, persona: str, language: str | None, letta: LettaAgents, gone: str

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from letta_bridge.agents.agent_duplicates import find_duplicates
 from letta_bridge.agents.model_handles import SHOWN_HANDLES, is_bare, suggestions
+from letta_bridge.agents.model_parameters import model_parameters
 from letta_bridge.doctor import model_addresses
 from letta_bridge.doctor.findings import Finding, fail, ok, warn
 from letta_bridge.errors import LettaError, LettaRejected, LettaUnavailable
@@ -203,11 +204,13 @@ async def _turn(client: LettaClient, settings: BridgeSettings, subject: str) -> 
         agent_type=agents.agent_type,
         blocks=(Block("persona", "I answer briefly.", limit=agents.block_limit),),
         tools=agents.tools,
-        context_window=agents.context_window,
+        parameters=model_parameters(agents),
     )
     begun = time.monotonic()
     try:
         agent = await client.create_agent(spec)
+        if not spec.parameters.empty:
+            await client.set_parameters(agent.agent_id, spec.parameters)
         message = TurnMessage("user", "Please answer with one word: hello.", str(uuid.uuid4()))
         answer = await client.send(agent.agent_id, [message], timeout=settings.letta.timeout_seconds)
     except LettaError as error:

@@ -12,6 +12,7 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, BinaryIO, cast
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from letta_client import APIStatusError, AsyncLetta, not_given, omit
+from letta_client import APIStatusError, AsyncLetta, Omit, not_given, omit
 from pydantic_core import PydanticSerializationError, to_json
 from yarl import URL
 
@@ -34,6 +35,7 @@ from letta_bridge.letta.port import (
     AgentRef,
     AgentSpec,
     FoundTurns,
+    ModelParameters,
     Note,
     RunEnd,
     SoughtTurn,
@@ -219,11 +221,27 @@ class LettaClient:
                 tools=list(spec.tools),
                 include_base_tools=False,
                 system=spec.system if spec.system is not None else omit,
-                context_window_limit=spec.context_window if spec.context_window is not None else omit,
+                context_window_limit=_given(spec.parameters.context_window),
+                max_tokens=_given(spec.parameters.max_tokens),
                 message_buffer_autoclear=False,
                 enable_sleeptime=False,
             )
         return agent_ref(json_object(response.http_response))
+
+    async def set_parameters(self, agent_id: str, parameters: ModelParameters) -> bool:
+        """Change the agent's model configuration as a whole: Letta's shorter forms reset what they do not name."""
+        async with failures(reads=True):
+            response = await self._sdk.agents.with_raw_response.retrieve(agent_id, include=[])
+        config = json_object(response.http_response).get("llm_config")
+        if not isinstance(config, dict):
+            raise LettaRejected("Letta describes the agent without its model.", cause="not_letta")
+        wanted = {name: value for name, value in asdict(parameters).items() if value is not None}
+        if all(config.get(name) == value for name, value in wanted.items()):
+            return False
+        async with failures():
+            changed: Any = {**config, **wanted}
+            await self._sdk.agents.with_raw_response.update(agent_id, llm_config=changed)
+        return True
 
     async def contents(self, agent_id: str) -> AgentContents:
         """Summarize an agent's content. Runs are read last, so that a turn that starts meanwhile is noticed."""
@@ -520,6 +538,10 @@ class LettaClient:
         except LettaRejected as error:
             if error.cause != "not_found":
                 raise
+
+
+def _given(value: int | None) -> int | Omit:
+    return omit if value is None else value
 
 
 def _as_json(turn: object) -> bytes:

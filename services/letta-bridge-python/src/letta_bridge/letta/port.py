@@ -31,6 +31,26 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelParameters:
+    """What an agent asks of its model. None leaves the choice to Letta.
+
+    Attributes:
+        context_window: tokens of the model's window; Letta summarises the history before it is full.
+        max_tokens: of one answer.
+        temperature: of the model, 0 to 2.
+    """
+
+    context_window: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether all of it is left to Letta."""
+        return self == ModelParameters()
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """A new agent. ``model`` and ``embedding`` are Letta handles such as ``openai/gpt-4o-mini``."""
 
@@ -42,7 +62,8 @@ class AgentSpec:
     blocks: tuple[Block, ...]
     tools: tuple[str, ...]
     system: str | None = None
-    context_window: int | None = None
+    parameters: ModelParameters = ModelParameters()
+    """Letta takes a temperature only from :meth:`LettaAgents.set_parameters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +362,13 @@ class LettaAgents(Protocol):
 
     async def create_agent(self, spec: AgentSpec) -> AgentRef:
         """Make an agent. Not idempotent and not atomic in Letta: look for the tags first, and after a failure."""
+        ...
+
+    async def set_parameters(self, agent_id: str, parameters: ModelParameters) -> bool:
+        """Change what the agent asks of its model, from its next turn on; None leaves a parameter as it is.
+
+        Idempotent. Returns whether something had to be changed. Raises AgentGone.
+        """
         ...
 
     async def contents(self, agent_id: str) -> AgentContents:

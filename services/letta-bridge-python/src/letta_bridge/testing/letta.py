@@ -15,7 +15,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from letta_bridge.letta.port import (
     AgentRef,
     AgentSpec,
     FoundTurns,
+    ModelParameters,
     Note,
     RunEnd,
     SoughtTurn,
@@ -58,6 +59,8 @@ class FakeAgent:
     history: list[dict[str, object]] = field(default_factory=list)
     passages: list[AgentPassage] = field(default_factory=list)
     whole: dict[str, Any] = field(default_factory=dict)
+    parameters: ModelParameters = field(default_factory=ModelParameters)
+    """What its model is asked with, as far as it is not left to Letta."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,17 @@ class InMemoryLetta:
         created = datetime.now(UTC).isoformat()
         ref = AgentRef(f"agent-{uuid.uuid4()}", spec.name, tuple(spec.tags), created)
         agent = self._agents[ref.agent_id] = FakeAgent(ref, spec)
+        agent.parameters = replace(spec.parameters, temperature=None)  # as in Letta
         _store(agent, "system_message", spec.system or "system", otid=None, run_id=None)
         return ref
+
+    async def set_parameters(self, agent_id: str, parameters: ModelParameters) -> bool:
+        """Change an agent's parameters; see the port."""
+        await self._reached()
+        agent = self._existing(agent_id)
+        given = {name: value for name, value in asdict(parameters).items() if value is not None}
+        before, agent.parameters = agent.parameters, replace(agent.parameters, **given)
+        return agent.parameters != before
 
     async def contents(self, agent_id: str) -> AgentContents:
         """Summarize an agent's content."""

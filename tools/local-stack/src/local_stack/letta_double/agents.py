@@ -15,6 +15,8 @@ from local_stack.letta_double.turns import REFUSALS, Pace
 
 _CREATE_STEPS: Final = 0.5
 """Of a turn's step, until an agent is listed, and again until it has its system message."""
+_CONFIG: Final = {"model": "scripted", "context_window": 30_000, "max_tokens": 16_384, "temperature": 1.0}
+"""What Letta assumes of a model that it does not know."""
 _NAME: Final = re.compile(r"[\w '-]*")
 _PROVIDERS: Final = ("openai/", "openai-proxy/")
 """Beginnings of the handles of models it knows."""
@@ -68,7 +70,11 @@ class Agents:
             return refusal
         await asyncio.sleep(self._pace.latency * _CREATE_STEPS)
         blocks = spec.get("memory_blocks") or []
-        agent = self._store.add_agent(spec["name"], spec.get("tags", []), blocks, created_at=request[BEGAN])
+        asked = {"context_window": spec.get("context_window_limit"), "max_tokens": spec.get("max_tokens")}
+        config = _CONFIG | {name: value for name, value in asked.items() if value is not None}
+        agent = self._store.add_agent(
+            spec["name"], spec.get("tags", []), blocks, created_at=request[BEGAN], llm_config=config
+        )
         dial = request[DIAL]
         if dial.mode == "orphan":
             return web.json_response(REFUSALS[dial.code], status=dial.code)
@@ -127,9 +133,13 @@ class Agents:
     async def delete_block(self, request: web.Request) -> web.Response:
         return _done(self._store.delete_block(request.match_info["block"]))
 
-    async def retag(self, request: web.Request) -> web.Response:
-        """Change an agent's tags."""
-        self._store.retag(request.match_info["agent"], (await request.json())["tags"])
+    async def change(self, request: web.Request) -> web.Response:
+        """Change an agent's tags, or what it asks of its model."""
+        agent_id, change = request.match_info["agent"], await request.json()
+        if "tags" in change:
+            self._store.retag(agent_id, change["tags"])
+        if "llm_config" in change:
+            self._store.configure(agent_id, change["llm_config"])
         return await self.get(request)
 
 

@@ -74,7 +74,7 @@ class Server:
             ("GET", "/v1/agents/{agent}/archival-memory", agents.passages),
             ("POST", "/v1/agents/{agent}/archival-memory", agents.add_passage),
             ("GET", "/v1/agents/{agent}/core-memory/blocks", agents.blocks),
-            ("PATCH", "/v1/agents/{agent}", agents.retag),
+            ("PATCH", "/v1/agents/{agent}", agents.change),
             ("GET", "/v1/blocks/", agents.blocks),
             ("POST", "/v1/blocks/", agents.add_block),
             ("PATCH", "/v1/blocks/{block}", agents.change_block),

@@ -17,7 +17,7 @@ from typing import Any, Final
 from shared_utils.persistence.sqlite_file import write_ahead
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT);
+CREATE TABLE IF NOT EXISTS agents (id TEXT PRIMARY KEY, name TEXT, tags TEXT, created_at TEXT, llm_config TEXT);
 CREATE TABLE IF NOT EXISTS messages (
     number INTEGER PRIMARY KEY AUTOINCREMENT, agent_id TEXT, id TEXT, otid TEXT, run_id TEXT, kind TEXT, content TEXT,
     date TEXT);
@@ -54,11 +54,18 @@ class LettaStore:
         self._connection.close()
 
     def add_agent(
-        self, name: str, tags: Sequence[str], blocks: Sequence[Mapping[str, Any]] = (), *, created_at: str = ""
+        self,
+        name: str,
+        tags: Sequence[str],
+        blocks: Sequence[Mapping[str, Any]] = (),
+        *,
+        created_at: str = "",
+        llm_config: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Store an agent without its system message, which Letta stores later."""
-        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), created_at or _now())
-        self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?)", agent)
+        config = json.dumps(llm_config or {})
+        agent = (f"agent-{uuid.uuid4()}", name, json.dumps(sorted(tags)), created_at or _now(), config)
+        self._connection.execute("INSERT INTO agents VALUES (?, ?, ?, ?, ?)", agent)
         for block in blocks:
             self.add_block(agent[0], block["label"], block["value"])
         return _agent(agent)
@@ -66,6 +73,11 @@ class LettaStore:
     def retag(self, agent_id: str, tags: Sequence[str]) -> None:
         changed = (json.dumps(sorted(tags)), agent_id)
         self._connection.execute("UPDATE agents SET tags = ? WHERE id = ?", changed)
+
+    def configure(self, agent_id: str, llm_config: Mapping[str, Any]) -> None:
+        """Replace what the agent asks of its model."""
+        changed = (json.dumps(llm_config), agent_id)
+        self._connection.execute("UPDATE agents SET llm_config = ? WHERE id = ?", changed)
 
     def agent(self, agent_id: str) -> dict[str, Any] | None:
         row = self._connection.execute("SELECT * FROM agents WHERE id = ?", (agent_id,)).fetchone()
@@ -219,7 +231,8 @@ class LettaStore:
 
 
 def _agent(row: Sequence[str]) -> dict[str, Any]:
-    return {"id": row[0], "name": row[1], "tags": json.loads(row[2]), "created_at": row[3]}
+    names = {"id": row[0], "name": row[1], "tags": json.loads(row[2]), "created_at": row[3]}
+    return {**names, "llm_config": json.loads(row[4])}
 
 
 def _is_alive(pid: int) -> bool:
