@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from letta_server.errors import SettingsRefused
-from letta_server.settings import Redis, Settings
+from letta_server.settings import EmbeddingModel, Redis, Settings
 
 URI = {"LETTA_PG_URI": "postgresql://me:secret@db/letta"}
 PARTS = {"LETTA_PG_HOST": "db", "LETTA_PG_USER": "me", "LETTA_PG_PASSWORD": "p@/#", "LETTA_PG_DB": "letta"}
@@ -25,6 +25,18 @@ def test_unset_settings_have_defaults() -> None:
     settings = read(URI)
     assert (settings.redis, settings.password, settings.wait) == (None, None, 60.0)
     assert read(URI | {"LETTA_REDIS_HOST": "cache"}).redis == Redis("cache", 6379)
+
+
+def test_an_embedding_model_of_ones_own_is_named_with_its_dimensions() -> None:
+    given = URI | {"OPENAI_API_KEY": "any", "LETTA_SERVER_EMBEDDING_MODEL": "bge-m3:latest"}
+    assert read(URI).embedding_model is None
+    named = read(given | {"LETTA_SERVER_EMBEDDING_DIMENSIONS": "1024"}).embedding_model
+    assert named == EmbeddingModel("bge-m3:latest", 1024)
+    for dimensions, sentence in (("", "belong together"), ("0", "must be 1 to 4096"), ("4097", "not 4097")):
+        with pytest.raises(SettingsRefused, match=sentence):
+            read(given | {"LETTA_SERVER_EMBEDDING_DIMENSIONS": dimensions})
+    with pytest.raises(SettingsRefused, match="without OPENAI_API_KEY"):
+        read(given | {"OPENAI_API_KEY": "", "LETTA_SERVER_EMBEDDING_DIMENSIONS": "1024"})
 
 
 @pytest.mark.parametrize(("said", "meant"), [(None, False), ("", False), ("false", False), ("true", True)])

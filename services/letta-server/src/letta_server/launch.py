@@ -17,7 +17,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from letta_server import hardening, turns
+from letta_server import embedding_models, hardening, turns
 from letta_server.addresses import start as addresses
 from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
@@ -76,7 +76,7 @@ def serve(listener: socket.socket, server: Server, settings: Settings) -> NoRetu
     log_settings = LogSettings.model_validate(asdict(settings.logs))
     logs.configure(log_settings, secrets=settings.secrets(os.environ))
     hardening.forbid_inspection()
-    app = _letta_app(server, full_api=settings.full_api)
+    app = _letta_app(server, settings)
     addresses.follow(settings.database, addresses.configured(_letta_server()), agents=settings.repoint_agents)
     guard(app, password=settings.password, full_api=settings.full_api)
     _run(app, listener, settings.grace, ready=lambda: logs.withhold_texts(log_settings))
@@ -97,7 +97,7 @@ def guard(app: Any, *, password: str | None, full_api: bool) -> None:
         app.user_middleware.append(Middleware(AllowlistMiddleware))
 
 
-def _letta_app(server: Server, *, full_api: bool) -> Any:
+def _letta_app(server: Server, settings: Settings) -> Any:
     from letta_server import hooks, logs  # noqa: PLC0415 - import SQLAlchemy and structlog
     from letta_server.hooks import idle_ping, lost_servers, session_settings, statement_cache  # noqa: PLC0415
 
@@ -117,7 +117,8 @@ def _letta_app(server: Server, *, full_api: bool) -> Any:
     from letta.server.rest_api.app import app  # noqa: PLC0415
 
     logs.adopt_loggers()
-    hardening.install(full_api=full_api)
+    hardening.install(full_api=settings.full_api)
+    embedding_models.install(settings.embedding_model)
     turns.install()
     gc.freeze()
     gc.enable()

@@ -39,6 +39,9 @@ SOURCES: Final[dict[str, str]] = {
     "letta.schemas.message:Message.to_openai_dict": (
         "b5e3feee4a1ef06638ecb398c10d837669f8934120f23d45e8636998c8b53cc8"
     ),
+    "letta.schemas.providers.openai:OpenAIProvider.list_embedding_models_async": (
+        "d3e5118e60dc82e9a0eb5a4bb3add88b8a9c925b21c2ead7c5d16ece09b91cd6"
+    ),
     "letta.schemas.tool:get_json_schema_from_module": (
         "02b6a4a39b58be307a248fec571742c18fe536939fb7c7263a9d8b610cae3c58"
     ),

@@ -18,6 +18,7 @@ _ENCRYPTION_KEY: Final = "LETTA_ENCRYPTION_KEY"
 _PREFIXES: Final = ("LETTA_", "LOG_", "OPENAI_")
 _KEY: Final = "_API_KEY"
 MODEL_ADDRESSES: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
+_STORED_DIMENSIONS: Final = 4096
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -43,6 +44,15 @@ class Logs:
 
 
 @dataclass(frozen=True)
+class EmbeddingModel:
+    """One at ``OPENAI_BASE_URL`` that Letta does not list by itself."""
+
+    name: str
+    dimensions: int
+    """Numbers of a vector, at most what Letta stores."""
+
+
+@dataclass(frozen=True)
 class Settings:
     database: DatabaseUrl
     opengauss: bool | None
@@ -61,6 +71,8 @@ class Settings:
     openai_api_key: str | None = field(repr=False)
     model_address: str | None = field(repr=False)
     """Where Letta's provider of the name ``openai`` is from the next start on; None without its key."""
+    embedding_model: EmbeddingModel | None
+    """Offered beside those that Letta lists."""
     wait: float
     """Seconds a database or Redis that is still starting is waited for."""
     grace: float
@@ -106,6 +118,7 @@ class Settings:
             encryption_key=_secret(given, _ENCRYPTION_KEY),
             openai_api_key=openai_api_key,
             model_address=(address or OPENAI) if openai_api_key else None,
+            embedding_model=_embedding_model(given, has_key=openai_api_key is not None),
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
             grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
             logs=Logs(
@@ -181,6 +194,29 @@ def _model_address(given: Mapping[str, str]) -> str | None:
                 )
             return tidy(given[name])
     return None
+
+
+def _embedding_model(given: Mapping[str, str], *, has_key: bool) -> EmbeddingModel | None:
+    name, dimensions = given.get("LETTA_SERVER_EMBEDDING_MODEL"), given.get("LETTA_SERVER_EMBEDDING_DIMENSIONS")
+    if name is None and dimensions is None:
+        return None
+    if name is None or dimensions is None:
+        raise SettingsRefused(
+            "LETTA_SERVER_EMBEDDING_MODEL and LETTA_SERVER_EMBEDDING_DIMENSIONS belong together: the model's name at "
+            "OPENAI_BASE_URL, and the numbers of a vector of it; set both, or neither."
+        )
+    if not has_key:
+        raise SettingsRefused(
+            "LETTA_SERVER_EMBEDDING_MODEL is set without OPENAI_API_KEY, so Letta asks no model; set the key too (any "
+            "text if the endpoint needs none)."
+        )
+    count = _count(given, "LETTA_SERVER_EMBEDDING_DIMENSIONS", 0)
+    if not 0 < count <= _STORED_DIMENSIONS:
+        raise SettingsRefused(
+            f"LETTA_SERVER_EMBEDDING_DIMENSIONS must be 1 to {_STORED_DIMENSIONS}, the longest vector that Letta "
+            f"stores, not {count}; choose another model, or a shorter form of this one."
+        )
+    return EmbeddingModel(name, count)
 
 
 def _redis(given: Mapping[str, str]) -> Redis | None:
