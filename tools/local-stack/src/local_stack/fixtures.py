@@ -16,6 +16,7 @@ fixture                       scope     gives
 `bridge_factory`              test      `bridge_factory(redis_url, letta, **environment) -> Bridge`, ready
 `memory_factory`              test      `memory_factory(redis_url, model=None, **environment) -> Memory`, ready
 `stack_factory`               test      `stack_factory(data=None) -> Stack`, ready, on free ports
+`real_model`                  session   a `RealModel`; skips the test unless pytest got `--real-model`
 ============================  ========  ================================================================
 """
 
@@ -38,6 +39,7 @@ from local_stack.models import ModelAccess, ScriptedModel
 from local_stack.postgres import Postgres
 from local_stack.processes import Process
 from local_stack.proxy import TcpProxy
+from local_stack.real_model.servers import RealModel
 from local_stack.services import Bridge, Memory
 from local_stack.stack import Stack
 from local_stack.valkey import Valkey
@@ -192,6 +194,23 @@ def stack_factory(tmp_path: Path) -> Iterator[StackFactory]:
                 return held.enter_context(Stack(data or tmp_path / "stack", variables={}))
 
         yield make
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real-model", action="store_true", help="run the tests of a small real language model, too")
+
+
+@pytest.fixture(scope="session")
+def real_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealModel]:
+    """A small language model and real embeddings on the CPU."""
+    if not request.config.getoption("--real-model"):
+        pytest.skip("a real language model is not wanted here; ./run test --real-model fetches and starts one")
+    try:
+        model = RealModel(tmp_path_factory.mktemp("real-model"))
+    except MissingPart as error:
+        pytest.skip(str(error))
+    with model:
+        yield model
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Letta(Process):
                 LETTA_REDIS_HOST=locks[0],
                 LETTA_REDIS_PORT=str(locks[1]),
                 LETTA_SERVER_PASSWORD=self.api_key,
-                **model.variables,
+                **model.letta_variables,
             ),
             ready=answers(f"{self.url}/v1/health/"),
             cwd=data,  # a .env file elsewhere is not meant for it

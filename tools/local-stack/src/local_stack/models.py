@@ -29,6 +29,7 @@ class ModelAccess:
         name: the model's id.
         handle: the id as Letta writes it: below `openai/` only for OpenAI's own address.
         embedding: Letta's handle of the embedding model, at the same address.
+        embedding_dimensions: length of its vectors, for one that Letta does not know by itself.
     """
 
     url: str
@@ -36,6 +37,18 @@ class ModelAccess:
     name: str
     handle: str
     embedding: str = "openai/text-embedding-3-small"
+    embedding_dimensions: int | None = None
+
+    @property
+    def letta_variables(self) -> dict[str, str]:
+        """The variables for letta-server."""
+        if self.embedding_dimensions is None:
+            return self.variables
+        return {
+            **self.variables,
+            "LETTA_SERVER_EMBEDDING_MODEL": self.embedding.rpartition("/")[2],
+            "LETTA_SERVER_EMBEDDING_DIMENSIONS": str(self.embedding_dimensions),
+        }
 
     @property
     def variables(self) -> dict[str, str]:
