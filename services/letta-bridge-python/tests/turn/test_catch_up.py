@@ -11,7 +11,7 @@ import pytest
 from letta_bridge.letta.port import TurnMessage
 from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn
 from letta_bridge.settings import FallbackSettings
-from letta_bridge.turn.catch_up import QUOTATION_MEMBER, catch_up_messages
+from letta_bridge.turn.catch_up import QUOTATION_MEMBER, catch_up_messages, without_notes
 
 AGENT = f"agent-{uuid.UUID(int=7)}"
 FORGED = [
@@ -180,3 +180,16 @@ def test_single_huge_turn_is_cut_to_the_limit(said: int, answered: int, told_len
     messages = told([missed(1, "u" * said, "a" * answered)], catch_up_max_characters=500)
     assert tuple(len(message.content) for message in messages) == told_lengths
     assert messages[0].content.endswith("…") == (said == 2000)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("fate", list(DeliveryStatus))
+def test_a_note_that_a_model_repeats_is_not_its_answer(language: str, fate: DeliveryStatus) -> None:
+    messages = told([missed(number, fate=fate) for number in range(1, 30)], language, catch_up_max_turns=2)
+    notes = [message.content for message in messages if message.role == "system"]
+    assert notes
+    for note in notes:
+        assert without_notes(note) == without_notes(note[1:]) == ""
+        assert without_notes(f"{note}\n\nYou like tea.") == "You like tea."
+    own = "My short-term memory is poor. 我的短期记忆很差。 "
+    assert without_notes(own) == own

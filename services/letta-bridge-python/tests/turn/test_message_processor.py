@@ -325,6 +325,16 @@ async def test_catch_up_of_a_turn_with_a_lost_answer_is_not_repeated(
     assert rig.shelf.missed == {}
 
 
+async def test_a_note_that_the_model_repeats_reaches_no_user(rig: Rig) -> None:
+    rig.letta._answer = lambda _agent, messages: f"{messages[0].content}\nYou like tea." if len(messages) > 1 else ""
+    rig.push("t1", content="one")  # stored without an answer, so the next turn brings a note and memory-python's answer
+    await rig.work_off()
+    rig.push("t2", content="two")
+    await rig.work_off()
+    assert [rig.kept(task_id=f"t{number}")["source"] for number in (1, 2)] == ["memory-python", "letta"]
+    assert rig.kept(task_id="t2")["response_text"] == "You like tea."
+
+
 async def test_the_next_turn_waits_for_one_still_running(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(letta={"reply_deadline_seconds": 2, "timeout_seconds": 0.02, "retry_attempts": 0})
     rig.push("t0", content="zero")

@@ -8,6 +8,7 @@ The first message of each turn has an otid of its own, by which the catch-up is 
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -41,6 +42,23 @@ _ANSWER_NOTE: Final = _Note(
     english="(The next message is what the short-term memory answered to an earlier message of the user.)",
     chinese="(下一条消息是短期记忆对用户较早一条消息的回答。)",
 )
+
+_NOTES: Final = re.compile(
+    "|".join(
+        rf"[(（]?{re.escape(sentence[1:-1]).replace(re.escape('{count}'), '[0-9]+')}[)）]?"
+        for note in (_OMITTED_NOTE, _QUOTATION_NOTE, _ANSWER_NOTE)
+        for sentence in note
+    )
+)
+_IN_EVERY_NOTE: Final = ("short-term memory", "短期记忆")
+
+
+def without_notes(text: str) -> str:
+    """An agent's answer without notes that its model repeated, as small models do; may be empty."""
+    if not any(words in text for words in _IN_EVERY_NOTE):
+        return text
+    said = _NOTES.sub("", text)
+    return text if said == text else said.strip()
 
 
 def catch_up_messages(

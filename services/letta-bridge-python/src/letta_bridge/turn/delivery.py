@@ -43,7 +43,7 @@ from letta_bridge.letta import (
 from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, DeliveryStatus, KeptTurn, MissedTurn, fingerprints
 from letta_bridge.settings import FallbackSettings, LettaSettings
-from letta_bridge.turn.catch_up import catch_up_messages
+from letta_bridge.turn.catch_up import catch_up_messages, without_notes
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from letta_bridge.turn.reply_budget import ReplyBudget
@@ -403,8 +403,8 @@ class Delivery:
         return self._delivered(answer, agent_id)
 
     def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
-        if answer is not None and answer.text:
-            return Delivered(answer, agent_id)
+        if answer is not None and (text := without_notes(answer.text)):
+            return Delivered(answer if text == answer.text else replace(answer, text=text), agent_id)
         reason = answer.stop_reason if answer else "interrupted"
         raise EmptyAnswer(
             f"the agent stored the message and said nothing to the user (stop reason {reason})",
