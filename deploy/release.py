@@ -28,7 +28,13 @@ IMAGES: Final = {
     "memory-python": "services/memory-python/Dockerfile",
 }
 """Image → its Dockerfile; the build's context is the root."""
-WHEELS: Final = ("shared_utils", "services/letta-bridge-python", "services/letta-server", "services/memory-python")
+WHEELS: Final = (
+    "shared_utils",
+    "clients/python",
+    "services/letta-bridge-python",
+    "services/letta-server",
+    "services/memory-python",
+)
 ARCHITECTURES: Final = ("amd64", "arm64")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?")
 _PROJECT: Final = re.compile(r'(?m)^(version = ")([^"]+)(")$')

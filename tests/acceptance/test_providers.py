@@ -19,10 +19,11 @@ from local_stack.postgres import Postgres
 from local_stack.programs import program
 from local_stack.valkey import Valkey
 from scripted_model.providers import PROVIDERS
+from shared_utils.llm.model_errors import MEANINGS, Cause
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.letta]
 
-_CAUSES = {"key": "model_credentials", "balance": "insufficient_credits", "model": "unknown_model"}
+_CAUSES = {"key": Cause.CREDENTIALS, "balance": Cause.CREDITS, "model": Cause.UNKNOWN_MODEL}
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def letta_of(provider: ScriptedModel, postgres_server: Postgres, tmp_path: Path)
     postgres_server.drop_database(database)
 
 
-def _doctor(bridge: Any) -> dict[str, Any]:
-    words: list[str | Path] = [program("letta-bridge"), "doctor", "--json"]
+def _doctor(bridge: Any, *options: str) -> dict[str, Any]:
+    words: list[str | Path] = [program("letta-bridge"), "doctor", "--json", *options]
     done = subprocess.run(words, env=bridge.environment, capture_output=True, text=True, check=False, timeout=120)
     return {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
 
@@ -89,6 +90,8 @@ def test_a_turn_is_remembered_and_each_refusal_is_named(
         httpx.put(f"{provider.base_url}/control/situation", json={"situation": situation}).raise_for_status()
         reply = talk(f"refused-{situation}", "hello")
         assert (reply["source"], reply["fallback_cause"]) == ("memory-python", cause), situation
+        said = json.dumps(_doctor(bridge, "--deep"), ensure_ascii=False)
+        assert MEANINGS[cause] in said, situation
     httpx.put(f"{provider.base_url}/control/situation", json={"situation": None}).raise_for_status()
     assert talk("t3", "What is my name?")["response_text"] == "Your name is Ada."
 
