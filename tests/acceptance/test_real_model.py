@@ -96,6 +96,7 @@ def check(replies: Sequence[Any]) -> None:
         text = reply["response_text"]
         assert text.strip()
         assert text_for_user(text) == text, "no thoughts, no tool calls"
+        assert not text.startswith(('{"name"', '{"status"')), "not even a part of a tool call, or of a result"
         assert '"arguments"' not in text
         if reply["source"] == "letta":
             assert reply["usage"]["total_tokens"] > 0

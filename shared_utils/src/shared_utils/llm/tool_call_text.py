@@ -1,4 +1,4 @@
-"""Tool calls that a model writes as JSON into its text instead of making them."""
+"""Tool calls that a model writes as JSON into its text instead of making them, and tools' results that it imitates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,23 @@ _BROKEN_CALL: Final = re.compile(
     r'(?:"function"\s*:\s*\{\s*)?"name"\s*:\s*"(?P<name>[\w.:/-]{1,100})"\s*,\s*"(?:arguments|parameters)"\s*:'
 )
 """The beginning of a call with truncated or invalid JSON."""
+_CUT_CALL: Final = re.compile(
+    r'\[?\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:/-]{0,100})(?:"\s*(?:,\s*(?:"\w{0,20}(?:"\s*:?\s*)?)?)?)?\Z'
+)
+"""A call that the text ends in before its arguments, as small models stop."""
+_RESULT_KEYS: Final = frozenset({"status", "message", "time"})
+_RESULT_STATES: Final = ("OK", "Failed")
+_CUT_RESULT: Final = re.compile(r'\{\s*"status"\s*:\s*"(?:OK|Failed)"\s*,\s*"message"\s*:')
+"""The beginning of what Letta tells a model of a tool's end."""
+_OF_NO_TOOL: Final = ""
+"""The name that a result has: it does not say whose it is."""
 _STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
 _MAX_CALL_CHARACTERS: Final = 32_768
 """Characters of one call."""
 
 
 def call_end(text: str, start: int, *, known_tools_only: bool = False) -> int | None:
-    """The end of the tool call, or list of them, that begins at ``start``, blanks skipped; None where none does.
+    """The end of the tool call, list of them, or tool's result that begins at ``start``, blanks skipped; None: nowhere.
 
     Args:
         text: what the model wrote.
@@ -41,8 +51,7 @@ def call_end(text: str, start: int, *, known_tools_only: bool = False) -> int | 
     try:
         names = _called(json.loads(written, strict=False))
     except (ValueError, RecursionError):
-        broken = _BROKEN_CALL.match(written)
-        names = [broken["name"]] if broken else None
+        names = _begun(written, unclosed=end is None)
     if not names or (known_tools_only and not all(map(_KNOWN_TOOLS.fullmatch, names))):
         return None
     return len(text) if end is None else end
@@ -58,6 +67,14 @@ def document_end(text: str, start: int) -> int | None:
     except (ValueError, RecursionError):
         return None
     return end
+
+
+def _begun(written: str, *, unclosed: bool) -> list[str] | None:
+    """The name of the tool whose call or result begins here in JSON that is cut off or invalid."""
+    broken = _BROKEN_CALL.match(written) or (_CUT_CALL.match(written) if unclosed else None)
+    if broken is not None:
+        return [broken["name"]]
+    return [_OF_NO_TOOL] if _CUT_RESULT.match(written) else None
 
 
 def _bracket_end(text: str, start: int) -> int | None:
@@ -82,7 +99,11 @@ def _called(value: Any) -> list[str] | None:
 
 
 def _name(call: Any) -> str | None:
-    if not isinstance(call, dict) or not _CALL_KEYS.issuperset(call):
+    if not isinstance(call, dict):
+        return None
+    if call.keys() == _RESULT_KEYS and call["status"] in _RESULT_STATES:
+        return _OF_NO_TOOL
+    if not _CALL_KEYS.issuperset(call):
         return None
     inner = call.get("function")
     if isinstance(inner, dict):
@@ -91,6 +112,4 @@ def _name(call: Any) -> str | None:
     arguments = call.get("arguments", call.get("parameters"))
     if not isinstance(name, str) or not isinstance(arguments, dict | str):
         return None
-    if isinstance(arguments, str) and not arguments.lstrip().startswith("{"):
-        return None
-    return name
+    return name if isinstance(arguments, dict) or arguments.lstrip().startswith("{") else None
