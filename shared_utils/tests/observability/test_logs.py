@@ -177,6 +177,19 @@ def test_a_line_of_another_thread_names_the_service(logged: Logged) -> None:
     assert logged.lines()[0]["service"] == "a-service"
 
 
+def test_a_process_that_identified_itself_is_named_in_lines_of_all_its_threads(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_own_fields", {})
+    log = logged.configure()
+    logs.identify(worker=2)
+    thread = threading.Thread(target=log.info, args=("hello",))
+    thread.start()
+    thread.join()
+    log.info("again")
+    assert [line["worker"] for line in logged.lines()] == [2, 2]
+
+
 def test_message_texts_and_user_ids_can_be_switched_on(logged: Logged) -> None:
     log = logged.configure(format="json")
     log.info("event", user_id="ada", text="hi")

@@ -21,7 +21,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from shared_utils.config.settings import LogSettings
 from shared_utils.observability.redaction import policy, pseudonym, redact, redact_text
 
-__all__ = ["LibraryHandler", "adjust", "bind", "configure", "get", "pseudonym", "redact", "redact_text"]
+__all__ = ["LibraryHandler", "adjust", "bind", "configure", "get", "identify", "pseudonym", "redact", "redact_text"]
 
 _LOG_LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 """The levels structlog knows; a library may log at one in between."""
@@ -32,6 +32,8 @@ _fields: Final[ContextVar[Mapping[str, Any]]] = ContextVar("log_fields", default
 """The fields of every later line of an asyncio task. One variable: to set one per field, as structlog does, takes ten
 times as long.
 """
+_own_fields: Final[dict[str, Any]] = {}
+"""The fields of every line of this process."""
 
 
 class _Threshold:
@@ -111,9 +113,14 @@ def bind(**fields: Any) -> None:
     _fields.set({**_fields.get(), **fields})
 
 
+def identify(**fields: Any) -> None:
+    """Put fields into every later line of this process, of all its threads: which of several alike it is."""
+    _own_fields.update(fields)
+
+
 def _add_fields(service: str, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    # The service is no context variable, because a thread that a library starts has none of them.
-    return {"service": service, **_fields.get(), **event}
+    # These are no context variables, because a thread that a library starts has none of them.
+    return {"service": service, **_own_fields, **_fields.get(), **event}
 
 
 def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

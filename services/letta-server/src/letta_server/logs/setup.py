@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import logging.config
 import os
@@ -10,13 +11,15 @@ import sys
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from letta_server.logs.records import RecordHandler
 from shared_utils.config.settings import LogSettings
 from shared_utils.observability import logs
 
 _SERVICE: Final = "letta-server"
+_LONGEST_LINE: Final = 2**20
+"""Bytes; one with a traceback may have tens of thousands."""
 _LETTA: Final = "Letta"
 """The name of the logger that all of Letta's loggers are below."""
 
@@ -31,7 +34,7 @@ def configure(settings: LogSettings, *, secrets: Collection[str]) -> None:
         secrets: values to hide wherever they turn up.
     """
     # A file of its own, because structlog's loggers for sys.stdout follow what is in its place.
-    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
+    stream = lines_to(os.dup(sys.stdout.fileno()))
     logs.configure(settings, _SERVICE, secrets=secrets, stream=stream)
     logging.basicConfig(handlers=[RecordHandler()], force=True)
     # Letta's own lines below warning are for whoever develops it. A record below the threshold must not reach the
@@ -39,6 +42,11 @@ def configure(settings: LogSettings, *, secrets: Collection[str]) -> None:
     logging.getLogger(_LETTA).setLevel(logging.DEBUG if settings.level == "debug" else logging.getLogger().level)
     # Letta prints its version and its default user, and tool code that failed.
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+
+
+def lines_to(descriptor: int) -> TextIO:
+    """A file that writes each line whole, in one call of the system: several processes write to the same output."""
+    return io.TextIOWrapper(os.fdopen(descriptor, "wb", buffering=_LONGEST_LINE), encoding="utf-8", line_buffering=True)
 
 
 def withhold_texts(settings: LogSettings) -> None:
