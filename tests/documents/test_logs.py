@@ -16,6 +16,7 @@ SOURCES = (
     "shared_utils/src",
     "services/letta-bridge-python/src",
     "services/letta-server/src/letta_server/logs",
+    "services/letta-server/src/letta_server/workers",
     "services/memory-python/src",
 )
 pytestmark = pytest.mark.xdist_group("logs")  # what the tests share is read once

@@ -57,3 +57,10 @@ def test_letta_gets_stripped_values() -> None:
     letta = made(OPENAI_BASE_URL="'http://model/v1'\r\n", ANTHROPIC_API_KEY="k\n", LETTA_REDIS_PORT="tcp://10.96.0.1:1")
     assert (letta["OPENAI_BASE_URL"], letta["ANTHROPIC_API_KEY"]) == ("http://model/v1", "k")
     assert letta["LETTA_REDIS_PORT"] == "6379"
+
+
+def test_workers_share_the_connections_to_the_database() -> None:
+    assert "LETTA_PG_POOL_SIZE" not in made()
+    two = made(LETTA_SERVER_WORKERS="2", LETTA_PG_MAX_OVERFLOW="7")
+    assert (two["LETTA_PG_POOL_SIZE"], two["LETTA_PG_MAX_OVERFLOW"]) == ("12", "3")
+    assert "LETTA_SERVER_WORKERS" not in two

@@ -59,7 +59,9 @@ def test_whole_api_without_a_password_is_refused_off_the_loopback(capsys: pytest
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--port", "x"], ["run", "--port", "65536"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["run", "--port", "x"], ["run", "--port", "65536"], ["run", "--workers", "0"]]
+)
 def test_wrong_arguments_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(arguments)

@@ -96,6 +96,10 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (URI | {"LETTA_SERVER_FULL_API": "ade"}, "LETTA_SERVER_FULL_API must be true or false"),
         (URI | {"LETTA_ENABLE_OPENGAUSS": "perhaps"}, "LETTA_ENABLE_OPENGAUSS must be true or false"),
         (URI | {"LETTA_PG_POOL_SIZE": "many"}, "LETTA_PG_POOL_SIZE must be a whole number"),
+        (URI | {"LETTA_SERVER_WORKERS": "all"}, "LETTA_SERVER_WORKERS must be a whole number"),
+        (URI | {"LETTA_SERVER_WORKERS": "0"}, "LETTA_SERVER_WORKERS must be from 1 to 64"),
+        (URI | {"LETTA_SERVER_WORKERS": "8"}, "8 workers share the 35 connections"),
+        (URI | {"LETTA_SERVER_WORKERS": "2", "LETTA_PG_POOL_SIZE": "1"}, "are too few"),
         (URI | {"LETTA_SERVER_WAIT": "soon"}, "LETTA_SERVER_WAIT"),
         (URI | {"LETTA_SERVER_WAIT": "inf"}, "LETTA_SERVER_WAIT"),
         (URI | {"LETTA_SERVER_GRACE": "-1"}, "LETTA_SERVER_GRACE"),
@@ -116,6 +120,19 @@ def test_the_secure_flag_wants_a_password() -> None:
     with pytest.raises(SettingsRefused):
         read(URI, secure=True)
     assert read(URI | {"LETTA_SERVER_PASSWORD": "x"}, secure=True).password == "x"
+
+
+def test_the_command_line_decides_on_the_workers() -> None:
+    assert (read(URI).workers, read(URI | {"LETTA_SERVER_WORKERS": "2"}).workers) == (1, 2)
+    assert read(URI | {"LETTA_SERVER_WORKERS": "3"}, workers=2).workers == 2
+    assert read(URI | {"LETTA_SERVER_WORKERS": "8", "LETTA_PG_POOL_SIZE": "40"}).workers == 8
+
+
+def test_several_workers_are_refused_where_they_do_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert read(URI).workers == 1
+    with pytest.raises(SettingsRefused, match="need Linux"):
+        read(URI, workers=2)
 
 
 @pytest.mark.parametrize("left", ["\n", "\r\n", "\ufeff", "\u200b"], ids=ascii)

@@ -27,6 +27,7 @@ _OURS: Final = (
     "LETTA_SERVER_REPOINT_AGENTS",
     "LETTA_SERVER_EMBEDDING_MODEL",
     "LETTA_SERVER_EMBEDDING_DIMENSIONS",
+    "LETTA_SERVER_WORKERS",
     "LETTA_PG_HOST",
     "LETTA_PG_PORT",
     "LETTA_PG_USER",
@@ -59,6 +60,9 @@ def letta_environment(current: Mapping[str, str], settings: Settings, data: Path
     environment |= settings.database.ssl_environment
     if settings.redis is not None:
         environment |= {"LETTA_REDIS_HOST": settings.redis.host, "LETTA_REDIS_PORT": str(settings.redis.port)}
+    if settings.workers > 1:
+        environment["LETTA_PG_POOL_SIZE"] = str(settings.pool_size // settings.workers)
+        environment["LETTA_PG_MAX_OVERFLOW"] = str(settings.max_overflow // settings.workers)
     for name, secret in (
         ("LETTA_ENCRYPTION_KEY", settings.encryption_key),
         ("OPENAI_API_KEY", settings.openai_api_key),

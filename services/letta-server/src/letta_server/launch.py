@@ -5,29 +5,28 @@ Measured on two shared cores: importing Letta's application takes 10.3 s as it i
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
-from letta_server import embedding_models, hardening, turns
+from letta_server import embedding_models, hardening, serving, turns
 from letta_server.addresses import start as addresses
 from letta_server.allowlist import AllowlistMiddleware
 from letta_server.console import say
 from letta_server.errors import SettingsRefused
 from letta_server.password import PasswordMiddleware
 from letta_server.preflight import Server
+from letta_server.redis_probe import wait_for_redis
 from letta_server.settings import Settings
-
-_SHUTDOWN_MARGIN: Final = 5.0
-"""Seconds Letta gets to close its own things after the last request ended."""
+from letta_server.workers.channel import Channel
+from letta_server.workers.supervisor import Supervisor
+from letta_server.workers.worker import ProbeHeaders, Worker
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -57,7 +56,7 @@ def exit_cleanly_when_stopped() -> None:
     Nothing is lost: what is being made in the database is one transaction. An exception instead would come up in the
     middle of somebody else's import, which may turn it into another one, or swallow it.
     """
-    _handle(_leave_at_once)
+    serving.handle_signals(serving.leave_at_once)
 
 
 def serve(listener: socket.socket, server: Server, settings: Settings) -> NoReturn:
@@ -72,15 +71,21 @@ def serve(listener: socket.socket, server: Server, settings: Settings) -> NoRetu
     """
     from letta_server import logs  # noqa: PLC0415 - imports pydantic and structlog
     from shared_utils.config.settings import LogSettings  # noqa: PLC0415
+    from shared_utils.observability import logs as log_lines  # noqa: PLC0415
 
+    log = log_lines.get("letta_server.launch")
     log_settings = LogSettings.model_validate(asdict(settings.logs))
     logs.configure(log_settings, secrets=settings.secrets(os.environ))
     hardening.forbid_inspection()
     app = _letta_app(server, settings)
     addresses.follow(settings.database, addresses.configured(_letta_server()), agents=settings.repoint_agents)
     guard(app, password=settings.password, full_api=settings.full_api)
-    _run(app, listener, settings.grace, ready=lambda: logs.withhold_texts(log_settings))
-    sys.exit(0)
+    served = False
+    try:
+        served = (_serve_alone if settings.workers == 1 else _supervise)(app, listener, settings)
+    finally:
+        log.info("stopped")
+    sys.exit(0 if served else 1)
 
 
 def guard(app: Any, *, password: str | None, full_api: bool) -> None:
@@ -120,12 +125,22 @@ def _letta_app(server: Server, settings: Settings) -> Any:
     hardening.install(full_api=settings.full_api)
     embedding_models.install(settings.embedding_model)
     turns.install()
+    asyncio.run(_build_routes(app))
     gc.freeze()
     gc.enable()
     # Letta has read them by now; what its tools start inherits the environment, and needs neither.
     for name in ("LETTA_PG_URI", "LETTA_ENCRYPTION_KEY"):
         os.environ.pop(name, None)
     return app
+
+
+async def _build_routes(app: Any) -> None:
+    """FastAPI prepares its routes at the first request (2.3 s); with workers, each would do so for itself."""
+
+    async def send(_message: Any) -> None:
+        """Nobody has asked."""
+
+    await app.router({"type": "http", "method": "GET", "path": "/none", "headers": [], "query_string": b""}, None, send)
 
 
 def _letta_server() -> Any:
@@ -160,64 +175,83 @@ def _keep_configuration_in_memory() -> None:
     LettaConfig.save = lambda _: None
 
 
-def _run(app: Any, listener: socket.socket, grace: float, *, ready: Callable[[], None]) -> None:
-    import uvicorn  # noqa: PLC0415
+class _Alone:
+    """The observer of a server that is the only process."""
 
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+
+    def attach(self, server: Any) -> None:
+        """Nobody else wants to know."""
+
+    def begin(self) -> None:
+        """It serves."""
+        self._announce()
+
+    def end(self) -> None:
+        """Nobody else wants to know."""
+
+
+def _serve_alone(app: Any, listener: socket.socket, settings: Settings) -> bool:
+    def announce() -> None:
+        _withhold_texts(settings)
+        _announce(listener.getsockname()[:2], workers=1)
+
+    return serving.serve(app, settings.grace, _Alone(announce), listeners=[listener])
+
+
+def _supervise(app: Any, listener: socket.socket, settings: Settings) -> bool:
+    """Serve with several processes, of which this one is the parent."""
     from shared_utils.observability import logs  # noqa: PLC0415
 
-    log = logs.get("letta_server.launch")
-
-    class UvicornServer(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                host, port = listener.getsockname()[:2]
-                ready()
-                log.info("started", version=version("letta-bridge-letta-server"), letta=version("letta"), port=port)
-                say(f"Letta is ready on http://{host}:{port}")
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().shutdown(sockets)
-            await turns.close()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if not self.started:
-                _leave_at_once(sig, frame)
-            # Letta waits for threads without a limit, and a thread may be waiting for a model.
-            last_resort = threading.Timer(grace + _SHUTDOWN_MARGIN, os._exit, (0,))
-            last_resort.daemon = True
-            last_resort.start()
-            super().handle_exit(sig, frame)
-
-    config = uvicorn.Config(
-        app,
-        # On asyncio's own loop, Letta's unclosed model clients break new database connections for 60 s at a time.
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(grace)),
+    address = listener.getsockname()[:2]
+    supervisor = Supervisor(
+        listener,
+        settings.workers,
+        lambda number, channel: _work(app, settings, number, channel),
+        grace=settings.grace + serving.SHUTDOWN_MARGIN,
+        reserve=reserve,
+        log=logs.get("letta_server.workers"),
     )
-    server = UvicornServer(config)
-    _handle(_leave)  # uvicorn hands a signal on after its graceful end
-    try:
-        server.run(sockets=[listener])
-    finally:
-        log.info("stopped")
-    if not server.started:
-        sys.exit(1)
+    return supervisor.run(lambda: _announce(address, workers=settings.workers)) == 0
 
 
-def _handle(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, handler)
+def _work(app: Any, settings: Settings, number: int, channel: Channel) -> int:
+    """A worker's life."""
+    from letta_server.workers import runs  # noqa: PLC0415 - imports structlog
+    from shared_utils.observability import logs  # noqa: PLC0415
+
+    exit_cleanly_when_stopped()
+    logs.identify(worker=number, pid=os.getpid())
+    if settings.redis is not None:
+        wait_for_redis(settings.redis, settings.wait)
+    if number > 1:
+        _leave_polling_to_the_first()
+    runs.report(channel)
+    ender = runs.Ender(_letta_server(), channel)
+    worker = Worker(channel, ender.end, ready=lambda: _withhold_texts(settings))
+    with_headers = ProbeHeaders(app, number, lambda: worker.serving)
+    return 0 if serving.serve(with_headers, settings.grace, worker, listeners=[]) else 1
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+def _leave_polling_to_the_first() -> None:
+    """Only one worker asks providers for the results of batch jobs: Letta's own lock ends with a pooled connection."""
+    from letta.settings import settings  # noqa: PLC0415 - Letta's
+
+    settings.enable_batch_job_polling = False
 
 
-def _leave_at_once(_signal: int, _frame: FrameType | None) -> NoReturn:
-    os._exit(0)
+def _withhold_texts(settings: Settings) -> None:
+    from letta_server import logs  # noqa: PLC0415
+    from shared_utils.config.settings import LogSettings  # noqa: PLC0415
+
+    logs.withhold_texts(LogSettings.model_validate(asdict(settings.logs)))
+
+
+def _announce(address: tuple[str, int], *, workers: int) -> None:
+    from shared_utils.observability import logs  # noqa: PLC0415
+
+    host, port = address
+    versions = {"version": version("letta-bridge-letta-server"), "letta": version("letta")}
+    logs.get("letta_server.launch").info("started", **versions, port=port, workers=workers)
+    say(f"Letta is ready on http://{host}:{port}")

@@ -21,7 +21,7 @@ from letta_server.environment import letta_environment
 from letta_server.errors import LettaServerError, SettingsRefused
 from letta_server.initialise import State
 from letta_server.redis_probe import wait_for_redis
-from letta_server.settings import Settings
+from letta_server.settings import MAX_WORKERS, Settings
 from shared_utils.llm.model_address import shown
 from shared_utils.private_files import make_folder
 
@@ -130,7 +130,9 @@ def _settings(given: argparse.Namespace) -> Settings:
     if given.env_file is not None or path.is_file():
         for name, value in env_file.read(path).items():
             os.environ.setdefault(name, value)
-    return Settings.from_environment(os.environ, secure=getattr(given, "secure", False))
+    return Settings.from_environment(
+        os.environ, secure=getattr(given, "secure", False), workers=getattr(given, "workers", None)
+    )
 
 
 def _become_letta(settings: Settings, data: Path) -> None:
@@ -154,6 +156,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _workers(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MAX_WORKERS}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="letta-server", description="Prepare and run Letta 0.16.8.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -175,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_port, default=8283, help="port to listen on, 0 picks a free one (default: %(default)s)"
     )
     run.add_argument("--secure", action="store_true", help="refuse to start without LETTA_SERVER_PASSWORD")
+    run.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="processes that share the port and the database; Linux only (default: LETTA_SERVER_WORKERS, or 1)",
+    )
     run.set_defaults(command=_run)
 
     init = commands.add_parser("init", parents=[common, data], help="prepare the database only")

@@ -14,14 +14,12 @@ from letta_server import database
 from letta_server.database import Connection
 from letta_server.database_url import DatabaseUrl
 from letta_server.errors import DatabaseUnfit
+from letta_server.settings import MIN_CONNECTIONS
 from shared_utils.persistence.dialects import Dialect, OpenGauss
 from shared_utils.persistence.dialects.session_settings import RELIED_ON
 
 _RESERVED_CONNECTIONS: Final = 3
 """Connections servers keep for their administrators, by default."""
-_MIN_FREE: Final = 5
-"""With fewer, Letta does not get through its start."""
-
 _SELECT_LIMITS = """
     SELECT current_setting('max_connections')::int - (SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL),
            (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)
@@ -114,10 +112,11 @@ def check_database(connection: Connection, dialect: Dialect, url: DatabaseUrl) -
     _check_settings(connection, url)
     vector_version(connection, dialect)
     free = _free_connections(connection)
-    if free < _MIN_FREE:
+    if free < MIN_CONNECTIONS:
         raise DatabaseUnfit(
-            f"Database {url} has {max(free, 0)} free connections for user {url.user}, but Letta needs {_MIN_FREE} to "
-            "start; raise max_connections (or the limit of the user or the database), or close other connections."
+            f"Database {url} has {max(free, 0)} free connections for user {url.user}, but Letta needs "
+            f"{MIN_CONNECTIONS} to start; raise max_connections (or the limit of the user or the database), or close "
+            "other connections."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ MODEL_ADDRESSES: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _STORED_DIMENSIONS: Final = 4096
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off"}
+_POOL: Final[Mapping[str, int]] = {"LETTA_PG_POOL_SIZE": 25, "LETTA_PG_MAX_OVERFLOW": 10}
+"""Connections to the database, with their defaults, which are Letta's."""
+MIN_CONNECTIONS: Final = 5
+"""With fewer, Letta does not get through its start."""
+MAX_WORKERS: Final = 64
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _LOG_FORMATS: Final = ("auto", "json", "console")
 
@@ -57,8 +63,10 @@ class Settings:
     database: DatabaseUrl
     opengauss: bool | None
     """What kind of server the operator says it is; None: to be found out."""
-    connections: int
-    """To the database, as many as Letta may have open at once."""
+    pool_size: int
+    """Connections to the database that Letta keeps open, all workers together."""
+    max_overflow: int
+    """Connections beside them, which it closes after use."""
     redis: Redis | None
     """For Letta's locks; None means Letta runs without them, which only a single caller per agent survives."""
     password: str | None = field(repr=False)
@@ -77,15 +85,25 @@ class Settings:
     """Seconds a database or Redis that is still starting is waited for."""
     grace: float
     """Seconds requests in flight get to finish when the server is stopped."""
+    workers: int = 1
+    """Processes that serve."""
     logs: Logs = Logs()
 
+    @property
+    def connections(self) -> int:
+        """To the database, as many as Letta may have open at once."""
+        return self.pool_size + self.max_overflow
+
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], *, secure: bool = False) -> Settings:
+    def from_environment(
+        cls, environment: Mapping[str, str], *, secure: bool = False, workers: int | None = None
+    ) -> Settings:
         """Read and check everything.
 
         Args:
             environment: usually ``os.environ``.
             secure: the command line asked for a password-protected server.
+            workers: how many processes the command line asked for; None where it does not say.
 
         Raises:
             SettingsRefused: one sentence naming the variable.
@@ -110,7 +128,8 @@ class Settings:
         return cls(
             database=_database(given),
             opengauss=_switch(given, "LETTA_ENABLE_OPENGAUSS"),
-            connections=_count(given, "LETTA_PG_POOL_SIZE", 25) + _count(given, "LETTA_PG_MAX_OVERFLOW", 10),
+            pool_size=_count(given, "LETTA_PG_POOL_SIZE", _POOL["LETTA_PG_POOL_SIZE"]),
+            max_overflow=_count(given, "LETTA_PG_MAX_OVERFLOW", _POOL["LETTA_PG_MAX_OVERFLOW"]),
             redis=_redis(given),
             password=password,
             full_api=_switch(given, "LETTA_SERVER_FULL_API") or False,
@@ -121,6 +140,7 @@ class Settings:
             embedding_model=_embedding_model(given, has_key=openai_api_key is not None),
             wait=_seconds(given, "LETTA_SERVER_WAIT", 60.0),
             grace=_seconds(given, "LETTA_SERVER_GRACE", 30.0),
+            workers=_workers(given, workers),
             logs=Logs(
                 _one_of(given, "LOG_LEVEL", _LOG_LEVELS, "info"),
                 _one_of(given, "LOG_FORMAT", _LOG_FORMATS, "auto"),
@@ -292,6 +312,26 @@ def _count(given: Mapping[str, str], name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit()):
         raise SettingsRefused(f"{name} must be a whole number, 0 or more, not {text!r}.")
     return int(text)
+
+
+def _workers(given: Mapping[str, str], wanted: int | None) -> int:
+    """How many processes are to serve, of which each gets an equal share of the connections to the database."""
+    number = _count(given, "LETTA_SERVER_WORKERS", 1) if wanted is None else wanted
+    if not 1 <= number <= MAX_WORKERS:
+        raise SettingsRefused(f"LETTA_SERVER_WORKERS must be from 1 to {MAX_WORKERS}, not {number}.")
+    if number == 1:
+        return number
+    if sys.platform != "linux":
+        raise SettingsRefused("Several workers need Linux: set LETTA_SERVER_WORKERS=1, or use a container.")
+    pool_size, overflow = (_count(given, name, default) for name, default in _POOL.items())
+    share = pool_size // number + overflow // number
+    if share < MIN_CONNECTIONS or pool_size < number:
+        raise SettingsRefused(
+            f"{number} workers share the {pool_size + overflow} connections to the database of LETTA_PG_POOL_SIZE and "
+            f"LETTA_PG_MAX_OVERFLOW, and {share} for each are too few: raise the two so that each worker has "
+            f"{MIN_CONNECTIONS}, or lower LETTA_SERVER_WORKERS."
+        )
+    return number
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
