@@ -235,6 +235,19 @@ async def test_refused_connection_marks_a_server_as_gone(servers: LettaServers) 
     assert servers.gone_at() == pytest.approx(time.time(), abs=60)
 
 
+async def test_turns_that_are_lost_together_are_one_failure(servers: LettaServers) -> None:
+    server = servers.pick("u")
+    guards = [server.guard(user) for user in USERS[:10]]
+    lost = OutcomeUnknown(cause="connection_lost")
+    for guard in guards:
+        guard.__enter__()
+    for guard in guards:
+        guard.__exit__(OutcomeUnknown, lost, None)
+    assert str(server.breaker.state) == "closed", "another process behind the address may serve"
+    await fail(server, lost, times=1)
+    assert str(server.breaker.state) == "open", "one that was sent later is lost, too"
+
+
 def test_no_server_is_an_error() -> None:
     with pytest.raises(ValueError):
         LettaServers({})

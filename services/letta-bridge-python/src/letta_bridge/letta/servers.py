@@ -48,6 +48,8 @@ class LettaServer:
         self.breaker = breaker
         self.gone_at = 0.0
         """When this bridge last found the port closed, seconds since 1970; 0 for never."""
+        self.losses = 0
+        """How often connections were lost; those of turns that were under way at the same time count once."""
         self._users = users
         self._knock: asyncio.Task[bool] | None = None
 
@@ -55,15 +57,21 @@ class LettaServer:
         """Send one turn of a user under the breaker, which records the outcome of the block."""
         return Guard(self, user)
 
-    def learn(self, user: str, error: LettaError, permit: Permit) -> None:
-        """Count a failed turn for or against the server and its user."""
+    def learn(self, user: str, error: LettaError, permit: Permit, losses: int) -> None:
+        """Count a failed turn for or against the server and its user; ``losses`` were known when it was sent."""
         weight = failure_weight(error)
+        lost = isinstance(error, OutcomeUnknown) and error.cause == "connection_lost"
         if isinstance(error, LettaUnavailable) and error.refused:
             self.gone_at = now()
-        if weight:
+        if lost and losses < self.losses:
+            # The same event: one process of several was killed, or a proxy was restarted, and others may serve.
+            permit.released()
+        elif weight:
             permit.failed(weight)
         else:
             permit.succeeded()
+        if lost and losses == self.losses:
+            self.losses += 1
         if self._users is not None:
             self._users.learn(user, error, weight, server_is_open=self.breaker.state is not BreakerState.CLOSED)
 
@@ -112,7 +120,7 @@ class Guard:
         OutOfResources: this host lacks the resources for a request.
     """
 
-    __slots__ = ("_permit", "_server", "_user")
+    __slots__ = ("_losses", "_permit", "_server", "_user")
 
     def __init__(self, server: LettaServer, user: str) -> None:
         self._server = server
@@ -124,6 +132,7 @@ class Guard:
         if permit is None:
             raise BreakerOpen(f"Letta at {server.name} failed several times in a row; its circuit breaker is open.")
         self._permit = permit
+        self._losses = server.losses
         return server.port
 
     def __exit__(
@@ -136,7 +145,7 @@ class Guard:
             if isinstance(error, LettaError) and not isinstance(error, _SAYS_NOTHING):
                 if is_exhaustion(error):
                     raise OutOfResources from error  # the error does not concern Letta
-                self._server.learn(self._user, error, self._permit)
+                self._server.learn(self._user, error, self._permit, self._losses)
         finally:
             self._permit.released()  # for a cancelled or failed turn; no effect after an outcome
 
