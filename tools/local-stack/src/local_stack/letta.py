@@ -22,6 +22,7 @@ class Letta(Process):
         model: what its agents speak through.
         port: 0 picks a free one.
         logs: directory of its log; the data directory where not given.
+        workers: processes that serve; by default as many as this process's own environment says.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Letta(Process):
         model: ModelAccess,
         port: int = 0,
         logs: Path | None = None,
+        workers: int | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
@@ -50,6 +52,7 @@ class Letta(Process):
                 LETTA_REDIS_HOST=locks[0],
                 LETTA_REDIS_PORT=str(locks[1]),
                 LETTA_SERVER_PASSWORD=self.api_key,
+                **({} if workers is None else {"LETTA_SERVER_WORKERS": str(workers)}),
                 **model.letta_variables,
             ),
             ready=answers(f"{self.url}/v1/health/"),
