@@ -102,7 +102,9 @@ def test_letta_bridge_starts_as_defined(
 
 
 def test_scripted_model_starts_as_defined(compose: Callable[..., Any], start: Callable[..., Any]) -> None:
-    definition = compose("docker-compose.yml", "docker-compose.dev.yml")["services"]["scripted-model"]
+    definition = compose("docker-compose.yml", "deploy/compose.demo.yml", "docker-compose.dev.yml")["services"][
+        "scripted-model"
+    ]
     definition = {name: value for name, value in definition.items() if name not in {"command", "environment"}}
     process = start("scripted-model", definition, {})
     assert httpx.get(f"{process.url}/v1/models").json()["data"]
