@@ -52,5 +52,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_ended)
         return future
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """See :meth:`asyncio.loop.shutdown_default_executor`, whose limit, from Python 3.12 on, is one of real time."""
+        self._time.threads += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._time.threads -= 1
+
     def _thread_ended(self, _future: asyncio.Future[Any]) -> None:
         self._time.threads -= 1
