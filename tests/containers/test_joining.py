@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from project_tests.containers.conftest import MakeStack
 
 _PASSWORD = "their password: #1"
-_REDIS = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text("utf-8"))["services"]["redis"]["image"]
+_REDIS = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text("utf-8"))["services"]["redis"]["image"].rpartition(
+    "}"
+)[2]
+"""Without the registry that an operator may put in front."""
 
 
 class Theirs:

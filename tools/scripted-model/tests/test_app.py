@@ -258,3 +258,4 @@ async def test_the_command_line_says_where_it_listens() -> None:
     finally:
         process.terminate()
         await process.wait()
+    assert process.returncode == 0

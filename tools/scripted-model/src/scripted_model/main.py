@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import signal
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +32,8 @@ def _run(
     Prints one line `ready http://HOST:PORT/v1` on standard output once it listens.
     """
     _allow_many_connections()
+    # uvicorn raises the signal again when it has stopped, and a container would have failed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     dial = Dial(
         action="fail" if fail_rate else None,
         status=fail_status,
