@@ -68,3 +68,4 @@ def test_a_changed_file_starts_its_service_again_which_drains_first(developed: C
             ),  # type: ignore[misc]
             "the container has the old file",
         )
+    developed.up("--no-recreate")  # a start that is interrupted ends with 143
