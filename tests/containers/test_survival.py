@@ -66,7 +66,10 @@ def test_a_stop_during_the_start_takes_no_grace(service: str, stack: ContainerSt
 
 def test_down_and_up_keep_memory(stack: ContainerStack, producer: Producer) -> None:
     stack.compose("stop", "--timeout", "60")
-    assert {service: _exit_code(stack, service) for service in stack.services()} == dict.fromkeys(stack.services(), 0)
+    codes = {service: _exit_code(stack, service) for service in stack.services()}
+    # The scripted model's server ends, when it is done, by the signal that it got.
+    assert codes.pop("scripted-model") in {0, 128 + 15}
+    assert codes == dict.fromkeys(codes, 0)
     stack.down()
     assert stack.services() == []
     stack.up()

@@ -102,6 +102,15 @@ class ContainerStack:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from error
 
+    def wait_healthy(self) -> None:
+        """Until every service is; unlike ``up``, it bears one that is being started again."""
+
+        def healthy() -> bool:
+            states = [self.inspect(service)["State"] for service in self.services()]
+            return all(state.get("Health", {}).get("Status") == "healthy" for state in states)
+
+        until(healthy, "a service did not become healthy")
+
     def down(self) -> None:
         """Take containers and networks away; the data stays."""
         self.compose("down", "--timeout", "60", "--remove-orphans")
