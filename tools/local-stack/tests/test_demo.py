@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import redis
 
+from letta_bridge_client.task import reply_key
 from local_stack.demo import Demo
 from local_stack.stack import Stack
 
@@ -60,8 +61,10 @@ def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterat
             while not over.is_set():
                 if taken := client.brpop(["letta_requests"], timeout=0.1):
                     task = json.loads(taken[1])
-                    reply = {"task_id": task["task_id"], **answer(task["content"])}
-                    client.publish("letta_responses", json.dumps(reply))
+                    task_id, user_id = task["task_id"], task["user_id"]
+                    reply = {"task_id": task_id, "user_id": user_id, **answer(task["content"])}
+                    client.set(reply_key("letta_requests", user_id, task_id), json.dumps(reply))
+                    client.publish(f"task_response:{task_id}", json.dumps({"text": "", "source": reply["source"]}))
 
         thread = threading.Thread(target=serve)
         thread.start()
