@@ -160,6 +160,12 @@ def test_status_fails_for_a_queue_without_a_bridge(call: Callable[..., Any], red
     assert "bridges alive" in call("status", REDIS_URL=redis_url).stdout
 
 
+def test_send_refuses_a_user_whose_id_the_bridge_cannot_read(call: Callable[..., Any]) -> None:
+    result = call("send", "hi", "--user", "ada\nbob", REDIS_URL="redis://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "user contains a control character" in result.output
+
+
 @pytest.mark.integration
 def test_send_without_an_answer_exits_with_3(call: Callable[..., Any], redis_url: str) -> None:
     result = call("send", "hi", "--wait", "0.1", REDIS_URL=redis_url)

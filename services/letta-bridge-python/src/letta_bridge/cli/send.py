@@ -15,6 +15,7 @@ from letta_bridge.request_queue import failure_causes, obstacles
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
 from letta_bridge_client import Bridge, NoReply, RedisUnavailable, Reply, TaskFailed
+from letta_bridge_client.task import identifier
 from shared_utils.contracts.message_fields import ANONYMOUS
 from shared_utils.redis.connection import RedisClient
 
@@ -34,7 +35,10 @@ def send(
     error.
     """
     settings = settings_or_exit(config)
-    message = _Message(user or ANONYMOUS, text, memory, wait)
+    try:
+        message = _Message(identifier("user", user or ANONYMOUS), text, memory, wait)
+    except ValueError as error:
+        fail(str(error), Exit.USAGE)
     task_id, reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, message))
     if reply is None:
         why = obstacle or not_ready(settings.bridge) or "a bridge is alive, but may be busy; see 'letta-bridge lanes'"
