@@ -252,10 +252,11 @@ async def test_a_cancelled_call_leaves_no_subscription(bridge: Bridge, stand_in:
 
 async def test_closing_ends_open_calls_and_refuses_new_ones(redis_url: str, stand_in: StandIn) -> None:
     bridge = Bridge(redis_url)
-    calls = [started(bridge.ask("ada", "hello")), started(bridge.resume("7", "ada"))]
+    following = bridge.replies()
+    calls = [started(bridge.ask("ada", "hello")), started(bridge.resume("7", "ada")), started(anext(following))]
     await stand_in.take()
     await bridge.aclose()
-    for call in (*calls, started(bridge.ask("ada", "hello"))):
+    for call in (*calls, started(bridge.ask("ada", "hello")), started(anext(bridge.replies()))):
         with pytest.raises(RuntimeError, match="is closed"):
             await call
     await bridge.aclose()
@@ -444,6 +445,29 @@ def test_the_synchronous_twin_serves_many_threads(answering: str) -> None:
     bridge.close()
     with pytest.raises(RuntimeError, match="is closed"):
         bridge.ask("ada", "hello")
+
+
+def test_closing_ends_the_calls_of_other_threads(redis_url: str) -> None:
+    bridge = SyncBridge(redis_url)
+    ended: list[str] = []
+
+    def call(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except RuntimeError as error:
+            ended.append(str(error))
+
+    works = (lambda: next(bridge.replies()), lambda: bridge.ask("ada", "hello"), lambda: bridge.resume("7", "ada"))
+    threads = [threading.Thread(target=call, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    while len(bridge._bridge._calls) < len(works):
+        assert all(thread.is_alive() for thread in threads)
+    bridge.close()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == len(works)
+    assert all("is closed" in error for error in ended)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

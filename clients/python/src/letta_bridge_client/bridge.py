@@ -146,9 +146,19 @@ class Bridge:
         Raises:
             RepliesMissed: replies after the cursor may have been dropped from the stream.
             RedisUnavailable: Redis refuses to be read. While it is away, the call waits.
+            RuntimeError: the client was closed.
         """
-        async for cursor, reply in Replies(self._client, f"{{{self._requests}}}:replies", self._outage).after(after):
-            yield cursor, reply
+        following = Replies(self._client, f"{{{self._requests}}}:replies", self._outage).after(after)
+
+        async def step() -> tuple[str, Reply]:
+            return await anext(following)
+
+        while True:
+            task = self._begin(step())
+            try:
+                yield await within(None, task)
+            except TimeoutError:
+                raise RuntimeError(_CLOSED) from None
 
     async def _ask(self, call: _Call, task: Task) -> Reply:
         async with self._listener.watch(self._task_response + call.task_id) as watch:
@@ -193,11 +203,7 @@ class Bridge:
         Raises:
             NoReply, RedisUnavailable: its time is over; the latter if Redis is what it waited for.
         """
-        if self._closed:
-            work.close()
-            raise RuntimeError(_CLOSED)
-        task = asyncio.ensure_future(work)
-        self._calls.add(task)
+        task = self._begin(work)
         try:
             return await within(seconds, task)
         except TimeoutError:
@@ -212,8 +218,16 @@ class Bridge:
                 "task is not answered twice",
                 call.task_id,
             ) from why
-        finally:
-            self._calls.discard(task)
+
+    def _begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """A task that ends with the client."""
+        if self._closed:
+            work.close()
+            raise RuntimeError(_CLOSED)
+        task = asyncio.create_task(work)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
 
 
 @dataclass(slots=True)

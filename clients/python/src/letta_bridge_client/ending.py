@@ -17,14 +17,14 @@ async def end(task: asyncio.Task[Any]) -> None:
         await asyncio.wait([task], timeout=_AGAIN_SECONDS)
 
 
-async def within(seconds: float, task: asyncio.Task[_Result]) -> _Result:
-    """The result of a task that ends in time.
+async def within(seconds: float | None, task: asyncio.Task[_Result]) -> _Result:
+    """The result of a task that ends in time; None: it has any time.
 
     Raises:
         TimeoutError: it did not, or was cancelled by another one.
     """
     try:
-        await asyncio.wait([task], timeout=max(seconds, 0))
+        await asyncio.wait([task], timeout=None if seconds is None else max(seconds, 0))
     finally:
         await end(task)
     if task.cancelled():

@@ -6,8 +6,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from letta_bridge_client.bridge import DEFAULT_TIMEOUT_SECONDS, Bridge
 from letta_bridge_client.redis_url import RedisClient
@@ -15,6 +16,9 @@ from letta_bridge_client.reply import Reply
 from letta_bridge_client.task import TaskOptions
 
 _Result = TypeVar("_Result")
+
+_GONE: Final = "this SyncBridge is closed, or was made before a fork; make one in this process"
+_LOOK_SECONDS: Final = 1.0
 
 
 class SyncBridge:
@@ -100,10 +104,21 @@ class SyncBridge:
     def _run(self, call: Coroutine[Any, Any, _Result]) -> _Result:
         if self._process != os.getpid() or self._loop.is_closed():
             call.close()
-            raise RuntimeError("this SyncBridge is closed, or was made before a fork; make one in this process")
+            raise RuntimeError(_GONE)
         running = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
+            self._await(running)
             return running.result()
         except BaseException:
             running.cancel()  # of KeyboardInterrupt: the call goes on otherwise
             raise
+
+    def _await(self, running: Future[Any]) -> None:
+        """Wait for a call's end.
+
+        Raises:
+            RuntimeError: it will never end, because another thread's ``close`` overtook it.
+        """
+        while not wait([running], timeout=_LOOK_SECONDS).done:
+            if not self._thread.is_alive():
+                raise RuntimeError(_GONE)
