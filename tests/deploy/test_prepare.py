@@ -105,6 +105,34 @@ def test_prepare_writes_the_chosen_files_into_the_settings(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        *(
+            (_THEIRS | {"REDIS_URL": f"redis://h{character}EVIL=1"}, "REDIS_URL holds a character")
+            for character in "\n\r\t $#'\"`\\"
+        ),
+        (_THEIRS | {"REDIS_USERNAME": "a\nEVIL=1"}, "REDIS_USERNAME holds a character"),
+        (_THEIRS | {"COMPOSE_PROJECT_NAME": "Other"}, "COMPOSE_PROJECT_NAME may hold"),
+        (_THEIRS | {"COMPOSE_PROJECT_NAME": "a\nEVIL=1"}, "COMPOSE_PROJECT_NAME may hold"),
+    ],
+)
+def test_prepare_refuses_values_that_compose_would_read_differently(
+    variables: dict[str, str], said: str, prepare: Callable[..., Path]
+) -> None:
+    root = prepare()
+    with pytest.raises(AssertionError, match=said):
+        prepare("redis", **variables)
+    assert "EVIL" not in (root / ".env").read_text("utf-8")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("url", ["redis://u:p%24%23@[::1]:6379/0?ssl_ca_certs=/a", "redis+cluster://密码@h:1,i:2"])
+def test_prepare_keeps_other_addresses_as_they_are(url: str, prepare: Callable[..., Path]) -> None:
+    assert _settings(prepare("redis", **_THEIRS | {"REDIS_URL": url}))["REDIS_URL"] == url
+
+
+@pytest.mark.process
 def test_prepare_keeps_an_override_file_that_compose_would_read_by_itself(prepare: Callable[..., Path]) -> None:
     (prepare() / "docker-compose.override.yml").write_text("services: {}\n", encoding="utf-8")
     assert _settings(prepare("demo"))["COMPOSE_FILE"].endswith(":docker-compose.override.yml")
