@@ -50,6 +50,7 @@ class SyncBridge:
         if self._loop.is_closed() or self._process != os.getpid():
             return
         self._run(self._bridge.aclose())
+        self._run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -91,15 +92,8 @@ class SyncBridge:
         async def following() -> tuple[str, Reply]:
             return await anext(replies)
 
-        async def end() -> None:
-            await replies.aclose()  # type: ignore[attr-defined]  # of the generator that the iterator is
-
-        try:
-            while True:
-                yield self._run(following())
-        finally:
-            if not self._loop.is_closed():
-                self._run(end())
+        while True:
+            yield self._run(following())
 
     def _run(self, call: Coroutine[Any, Any, _Result]) -> _Result:
         if self._process != os.getpid() or self._loop.is_closed():
@@ -107,13 +101,13 @@ class SyncBridge:
             raise RuntimeError(_GONE)
         running = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
-            self._await(running)
+            self._await(running, call)
             return running.result()
         except BaseException:
             running.cancel()  # of KeyboardInterrupt: the call goes on otherwise
             raise
 
-    def _await(self, running: Future[Any]) -> None:
+    def _await(self, running: Future[Any], call: Coroutine[Any, Any, Any]) -> None:
         """Wait for a call's end.
 
         Raises:
@@ -121,4 +115,5 @@ class SyncBridge:
         """
         while not wait([running], timeout=_LOOK_SECONDS).done:
             if not self._thread.is_alive():
+                call.close()
                 raise RuntimeError(_GONE)
