@@ -1,0 +1,84 @@
+"""Where a full stop ends no English sentence."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_TITLES: Final = frozenset(
+    "mr mrs ms dr prof st gen sen rep lt col sgt capt cpt cmdr gov hon rev fr messrs mme mlle mt ft pres supt adm maj"
+    " vs v e.g i.e eg ie cf viz al approx ca esp incl excl resp".split()
+)
+"""Something always follows these."""
+_COUNTED: Final = frozenset(
+    "no nos nr fig figs eq eqs vol vols ch chap sec sect art p pp par para ver ed tab ex app"
+    " jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
+"""A number follows these, or they end a sentence."""
+_LAST: Final = frozenset("inc ltd co corp llc plc etc jr sr ave blvd rd dept est min max tel ext bros".split())
+"""A sentence goes on behind these in lower case, or ends with them."""
+_STARTERS: Final = frozenset(
+    "a an the i it he she we they you this that these those there here who what when where why how which whose"
+    " if is are was were do does did can could will would shall should may might must have has had"
+    " and but or so yet then now also however therefore meanwhile later after before because since while although"
+    " in on at for from with by as to of not no yes well oh please let my your his her its our their"
+    " all some many most both each every one two three another other once maybe perhaps today tomorrow yesterday".split()
+)
+"""Words that sentences begin with, and names hardly do."""
+_BEFORE: Final = re.compile(r"(?:[A-Za-z]+\.)*[A-Za-z]+\Z")
+_NEXT_WORD: Final = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
+_INITIALS: Final = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]")
+_LONGEST: Final = 24
+"""Characters of the longest abbreviation, with room."""
+
+
+def ends_at_stop(text: str, start: int, stop: int, following: int, end: int, *, complete: bool) -> bool | None:
+    """Whether the full stop at ``stop``, with blanks behind it, ends the sentence that begins at ``start``.
+
+    Args:
+        text: what is known of the text.
+        start: where the sentence begins.
+        stop: where the full stop is.
+        following: the first character that is no blank behind it and behind its closing marks.
+        end: up to here the text may be looked at.
+        complete: nothing comes behind ``end``.
+
+    Returns:
+        None where the answer depends on what comes behind ``end``.
+    """
+    after = text[following]
+    if after.islower():
+        return False
+    found = _BEFORE.search(text, max(start, stop - _LONGEST), stop)
+    if found is None:
+        return True
+    word = found[0].lower()
+    if word in _TITLES:
+        return word == "st" and _starter(text, following, end, complete=complete)
+    if word in _COUNTED:
+        return not after.isdigit()
+    if word in {"a.m", "p.m"} or word in _LAST:
+        return not after.isdigit()
+    if found[0] == "I" or _INITIALS.fullmatch(word) is None and word != "ph.d":
+        return True
+    return not after.isascii() or not after.isalnum() or _starter(text, following, end, complete=complete)
+
+
+def ends_before_cjk(text: str, start: int, stop: int) -> bool:
+    """Whether the full stop at ``stop`` ends a sentence where a Chinese or Japanese character follows at once."""
+    found = _BEFORE.search(text, max(start, stop - _LONGEST), stop)
+    if found is None:
+        return True
+    word = found[0].lower()
+    return word not in _TITLES and word not in _COUNTED and "." not in word
+
+
+def _starter(text: str, start: int, end: int, *, complete: bool) -> bool | None:
+    """Whether the word at ``start`` begins sentences."""
+    word = _NEXT_WORD.match(text, start, end)
+    if word is None:
+        return True
+    if word.end() == end and not complete:
+        return None
+    following = text[word.end()] if word.end() < len(text) else ""
+    return following != "." and re.split(r"['’]", word[0])[0].lower() in _STARTERS
