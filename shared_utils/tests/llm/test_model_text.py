@@ -80,9 +80,7 @@ def test_thoughts_and_tool_calls_are_left_out(written: str, shown: str) -> None:
     "ordinary",
     [
         "",
-        " \n",
         "你好,很高兴见到你!",
-        " padded\n",
         "if a < b and b > c: print('think')",
         "The `<think>` tag opens a thought, and `</think>` closes it.",
         "```html\n<think>not mine</think>\n```\nThat is all.",
@@ -111,6 +109,11 @@ def test_ordinary_text_is_unchanged(ordinary: str) -> None:
     assert text_for_user(ordinary) == ordinary
 
 
+@pytest.mark.parametrize("written", [" \n hello\n", "hello ", "\u3000hello\n\n"])
+def test_blanks_around_a_text_are_left_out(written: str) -> None:
+    assert text_for_user(written) == "hello"
+
+
 _PIECES = st.sampled_from(
     ["你好。", "我想<5", "a < b > c", "<div>", "</p>", "`code`", "```py\nx = [1]\n```\n", "\n", " ", "{}", "[x]",
      "{'a': 1}", '{"name": "Ada"}', "think", "</", "<|", "|>", "《思考》", "<!-- no -->", "🙂", "1. ", "- ",
@@ -129,7 +132,7 @@ _ORDINARY = (
 
 @given(text=_ORDINARY)
 def test_no_ordinary_text_is_changed(text: str) -> None:
-    assert text_for_user(text) == text
+    assert text_for_user(text) == text.strip()
 
 
 _MARKS = st.sampled_from(

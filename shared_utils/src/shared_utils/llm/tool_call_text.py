@@ -26,7 +26,15 @@ _CUT_RESULT: Final = re.compile(r'\{\s*"status"\s*:\s*"(?:OK|Failed)"\s*,\s*"mes
 """The beginning of what Letta tells a model of a tool's end."""
 _OF_NO_TOOL: Final = ""
 """The name that a result has: it does not say whose it is."""
-_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|[\[{]|[\]}]', re.DOTALL)
+_STRUCTURE: Final = re.compile(r'["\[{\]}]')
+_REST_OF_TEXT: Final = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
+_KEYS: Final = "|".join(sorted(_CALL_KEYS | _RESULT_KEYS))
+_NO_CALL: Final = re.compile(
+    rf"""\s*+\[?+\s*+(?:[^\s{{]|\{{\s*+(?:[^"]|"(?!(?:{_KEYS})"|[^"]*\\|[^"]*\Z)))""",
+)
+"""What begins no call and no result: something else than an object, or an object with another key first."""
+_NO_JSON: Final = re.compile(r'\{\s*[^\s"}]|\[\s*[^\s"\[{\]0-9tfnNI-]')
+"""What begins no JSON document: a bracket with something in it that cannot be there."""
 _MAX_CALL_CHARACTERS: Final = 32_768
 """Characters of one call."""
 
@@ -57,6 +65,16 @@ def call_end(text: str, start: int, *, known_tools_only: bool = False) -> int | 
     return len(text) if end is None else end
 
 
+def may_be_call(text: str, start: int) -> bool:
+    """Whether a call or a result may begin at ``start``, blanks skipped, if more text follows."""
+    return _NO_CALL.match(text, start) is None
+
+
+def may_be_json(text: str, start: int) -> bool:
+    """Whether a JSON object or list may begin with the bracket at ``start``, if more text follows."""
+    return _NO_JSON.match(text, start) is None
+
+
 def document_end(text: str, start: int) -> int | None:
     """The end of the JSON object or list that begins at ``start``; None where none does."""
     end = _bracket_end(text, start)
@@ -77,18 +95,48 @@ def _begun(written: str, *, unclosed: bool) -> list[str] | None:
     return [_OF_NO_TOOL] if _CUT_RESULT.match(written) else None
 
 
+class Brackets:
+    """Finds the bracket that closes the first one of a JSON value, which may arrive in parts."""
+
+    def __init__(self) -> None:
+        self.exhausted = False
+        """The value is not closed within 32,768 characters."""
+        self._read = 0
+        self._depth = 0
+        self._in_text = False
+
+    def end(self, text: str, start: int) -> int | None:
+        """Behind that bracket; None where it is not there yet. Each call's ``text`` has more behind ``start``."""
+        limit = min(len(text), start + _MAX_CALL_CHARACTERS)
+        at = start + self._read
+        while at < limit:
+            if self._in_text:
+                at = _REST_OF_TEXT.match(text, at, limit).end()  # type: ignore[union-attr]  # it matches nothing, too
+                if at >= limit or text[at] != '"':
+                    break
+                self._in_text = False
+                at += 1
+                continue
+            found = _STRUCTURE.search(text, at, limit)
+            at = limit if found is None else found.end()
+            if found is None:
+                break
+            if found[0] == '"':
+                self._in_text = True
+            elif found[0] in "[{":
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if self._depth <= 0:
+                    return at
+        self._read = at - start
+        self.exhausted = limit == start + _MAX_CALL_CHARACTERS
+        return None
+
+
 def _bracket_end(text: str, start: int) -> int | None:
     """Behind the bracket that closes the one at ``start``; None where it is not closed within 32,768 characters."""
-    depth = 0
-    for found in _STRUCTURE.finditer(text, start, start + _MAX_CALL_CHARACTERS):
-        first = found[0][0]
-        if first in "[{":
-            depth += 1
-        elif first in "]}":
-            depth -= 1
-            if depth <= 0:
-                return found.end()
-    return None
+    return Brackets().end(text, start)
 
 
 def _called(value: Any) -> list[str] | None:

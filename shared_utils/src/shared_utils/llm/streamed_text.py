@@ -1,0 +1,68 @@
+"""The part of a model's message that is meant for its user, while the message is still being written."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from shared_utils.llm.model_text import MOST_PASSES
+from shared_utils.llm.text_pass import TextPass
+
+_MARK_BEGINS: Final = re.compile(r"[<\[{◁`~]")
+"""Every mark begins with one of these."""
+
+
+class StreamedText:
+    """:func:`~shared_utils.llm.model_text.text_for_user` for one message that arrives in parts.
+
+    What :meth:`add` and :meth:`end` return adds up to what ``text_for_user`` returns for the whole message. Text is held
+    only while it may become a mark, is inside one, or is blank. A closing mark without an opening one can show that text
+    which was returned before were thoughts: :attr:`voids` then grows, and what is returned from that call on is the
+    text's new beginning.
+    """
+
+    def __init__(self) -> None:
+        self.voids = 0
+        """How often what had been returned turned out to be thoughts."""
+        self._passes = [TextPass() for _ in range(MOST_PASSES)]
+        self._idle = False
+        """No pass holds anything."""
+        self._went_by = ""
+        """The last text that the passes did not look at."""
+        self._returned = False
+        """Something was returned that still counts."""
+
+    @property
+    def voided(self) -> bool:
+        """Whether something that was returned turned out to be thoughts."""
+        return self.voids > 0
+
+    def add(self, piece: str) -> str:
+        """Take the next part of the message, and return the text that is now certain to be its user's."""
+        if self._idle and piece and not piece[-1].isspace() and _MARK_BEGINS.search(piece) is None:
+            self._went_by = piece
+            return piece
+        return self._through(piece, complete=False)
+
+    def end(self) -> str:
+        """The rest of the text: nothing follows."""
+        return self._through("", complete=True)
+
+    def _through(self, text: str, *, complete: bool) -> str:
+        if self._went_by:
+            for each in self._passes:
+                each.let_through(self._went_by)
+            self._went_by = ""
+        void = False
+        for number, each in enumerate(self._passes):
+            voids = each.voids
+            text = each.end(text) if complete else each.add(text)
+            if each.voids != voids:
+                void = True
+                self._passes[number + 1 :] = [TextPass() for _ in self._passes[number + 1 :]]
+        if void and self._returned:
+            self.voids += 1
+            self._returned = False
+        self._returned = self._returned or bool(text)
+        self._idle = not complete and all([each.idle() for each in self._passes])
+        return text
