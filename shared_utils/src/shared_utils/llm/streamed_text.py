@@ -25,6 +25,8 @@ class StreamedText:
         self.voids = 0
         """How often what had been returned turned out to be thoughts."""
         self._passes = [TextPass() for _ in range(MOST_PASSES)]
+        self._begun = False
+        """Something but blanks has arrived."""
         self._idle = False
         """No pass holds anything."""
         self._went_by = ""
@@ -53,6 +55,9 @@ class StreamedText:
             for each in self._passes:
                 each.let_through(self._went_by)
             self._went_by = ""
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
         void = False
         for number, each in enumerate(self._passes):
             voids = each.voids
@@ -64,5 +69,5 @@ class StreamedText:
             self.voids += 1
             self._returned = False
         self._returned = self._returned or bool(text)
-        self._idle = not complete and all([each.idle() for each in self._passes])
+        self._idle = not complete and all(each.idle() for each in self._passes)
         return text
