@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from shared_utils.llm.model_text import MOST_PASSES
+from shared_utils.llm.text_marks import MARK_BEGINS
 from shared_utils.llm.text_pass import TextPass
-
-_MARK_BEGINS: Final = re.compile(r"[<\[{◁`~]")
-"""Every mark begins with one of these."""
 
 
 class StreamedText:
     """:func:`~shared_utils.llm.model_text.text_for_user` for one message that arrives in parts.
 
-    What :meth:`add` and :meth:`end` return adds up to what ``text_for_user`` returns for the whole message. Text is held
-    only while it may become a mark, is inside one, or is blank. A closing mark without an opening one can show that text
-    which was returned before were thoughts: :attr:`voids` then grows, and what is returned from that call on is the
-    text's new beginning.
+    What :meth:`add` and :meth:`end` return adds up to what ``text_for_user`` returns for the whole message. Text is
+    held only while it may become a mark, is inside one, or is blank. A closing mark without an opening one can show
+    that text which was returned before was thoughts: :attr:`voids` then grows, and what is returned from that call on,
+    this call's text included, is the new beginning.
     """
 
     def __init__(self) -> None:
@@ -31,6 +26,8 @@ class StreamedText:
         """No pass holds anything."""
         self._went_by = ""
         """The last text that the passes did not look at."""
+        self._blanks = ""
+        """Blanks behind it."""
         self._returned = False
         """Something was returned that still counts."""
 
@@ -41,10 +38,15 @@ class StreamedText:
 
     def add(self, piece: str) -> str:
         """Take the next part of the message, and return the text that is now certain to be its user's."""
-        if self._idle and piece and not piece[-1].isspace() and _MARK_BEGINS.search(piece) is None:
-            self._went_by = piece
-            return piece
-        return self._through(piece, complete=False)
+        if not self._idle or MARK_BEGINS.search(piece) is not None:
+            return self._through(piece, complete=False)
+        words = (self._blanks + piece).rstrip()
+        if words:
+            self._went_by = words
+            self._blanks = piece[len(piece.rstrip()) :]
+        else:
+            self._blanks += piece
+        return words
 
     def end(self) -> str:
         """The rest of the text: nothing follows."""
@@ -55,12 +57,16 @@ class StreamedText:
             for each in self._passes:
                 each.let_through(self._went_by)
             self._went_by = ""
+        text = self._blanks + text
+        self._blanks = ""
         if not self._begun:
             text = text.lstrip()
             self._begun = bool(text)
         void = False
         for number, each in enumerate(self._passes):
             voids = each.voids
+            if not text and not complete:
+                break
             text = each.end(text) if complete else each.add(text)
             if each.voids != voids:
                 void = True

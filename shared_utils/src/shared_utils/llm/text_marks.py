@@ -45,6 +45,8 @@ MARK: Final = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
+MARK_BEGINS: Final = re.compile(r"[<\[{◁`~]")
+"""Every mark begins with one of these, behind blanks."""
 
 
 def _beginnings(words: Iterable[str]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from shared_utils.llm.text_marks import (
     CHANNEL_END,
     MARK,
+    MARK_BEGINS,
     MOST_PARTIAL,
     PARTIAL_MARK,
     SECTION_ENDS,
@@ -98,7 +100,7 @@ class TextPass:
         text = self._text
         if self._skips is not None:
             return self._skip(self._skips)
-        mark = MARK.search(text, self._place)
+        mark = MARK.search(text, self._place) if MARK_BEGINS.search(text, self._place) is not None else None
         if not self._complete:
             begun = self._partial(self._place)
             if mark is None or begun < mark.start():
@@ -133,39 +135,32 @@ class TextPass:
         text = self._text
         words = len(text.rstrip(" \t"))
         line = words == 0 or text[words - 1] == "\n"
-        found = PARTIAL_MARK.search(text, max(place, len(text) - MOST_PARTIAL))
         ends = words if line and words >= place else len(text)
-        return min(ends, found.start()) if found is not None else max(ends, place)
+        begins = MARK_BEGINS.search(text, max(place, len(text) - MOST_PARTIAL))
+        found = PARTIAL_MARK.search(text, max(place, len(text) - MOST_PARTIAL)) if begins is not None else None
+        return ends if found is None else min(ends, found.start())
 
     def _passed(self, mark: re.Match[str]) -> int | None:
         """Where the search goes on behind a mark; None: what follows will say."""
-        kind = mark.lastgroup if mark["token"] is None else "token"
-        if kind == "fence":
-            return self._block(mark)
-        if kind == "ticks":
-            return self._span(mark)
-        if kind == "json":
-            return self._json(mark)
-        if kind == "token":
-            return self._token(mark)
-        if kind == "call_end":
-            return self._leave_out(mark.start(), mark.end())
-        if kind == "thought_end" or (mark["channel"] or "").lower() == "final":
-            return self._end_of_thoughts(mark)
-        if kind in {"call", "named_call"}:
-            return self._call(mark)
-        self._had_thoughts = self._had_thoughts or bool(mark["thought"])
-        if mark["channel"]:
-            closing: re.Pattern[str] | None = CHANNEL_END
-        elif mark["thought"]:
-            closing = closing_tag(mark["thought"])
-        else:
-            closing = SECTION_ENDS[mark["section"].lower()]
-        if closing is None:
-            return self._call_alone(mark)
-        self._leave_out(mark.start(), mark.end())
+        return self._HANDLERS[mark.lastgroup or ""](self, mark)
+
+    def _thought(self, mark: re.Match[str]) -> int:
+        self._had_thoughts = True
+        return self._section(mark, closing_tag(mark["thought"]))
+
+    def _channel(self, mark: re.Match[str]) -> int | None:
+        return self._end_of_thoughts(mark) if mark["channel"].lower() == "final" else self._section(mark, CHANNEL_END)
+
+    def _family(self, mark: re.Match[str]) -> int | None:
+        closing = SECTION_ENDS[mark["section"].lower()]
+        return self._call_alone(mark) if closing is None else self._section(mark, closing)
+
+    def _section(self, mark: re.Match[str], closing: re.Pattern[str]) -> int:
         self._skips = closing
-        return mark.end()
+        return self._leave_out(mark.start(), mark.end())
+
+    def _stray(self, mark: re.Match[str]) -> int:
+        return self._leave_out(mark.start(), mark.end())
 
     def _skip(self, closing: re.Pattern[str]) -> bool:
         """Leave out everything up to the closing mark."""
@@ -199,7 +194,7 @@ class TextPass:
         return mark.end()
 
     def _call(self, mark: re.Match[str]) -> int | None:
-        """A call between two tags; where the second is missing, the call itself goes, and what was said after it stays."""
+        """A call between two tags. Where the second is missing, the call goes, and what was said after it stays."""
         name = mark["call"] or re.split(r"[=\s]", mark["named_call"], maxsplit=1)[0]
         if name not in self._never_closed:
             closed = closing_tag(name).search(self._text, max(mark.end(), mark.start() + self._searched))
@@ -218,7 +213,7 @@ class TextPass:
             start += 1
         if start == len(self._text) and not self._complete:
             return None
-        if self._text[start : start + 1] in {"{", "["} and not self._is_written(mark, start):
+        if self._text[start : start + 1] in {"{", "["} and not self._is_written(start):
             return None
         end = call_end(self._text, start)
         if end is not None:
@@ -287,7 +282,7 @@ class TextPass:
         if self._objects < _MOST_OBJECTS:
             if not self._complete and PARTIAL_MARK.match(text, start):
                 return None
-            if not self._is_written(mark, start) and may_be_json(text, start):
+            if not self._is_written(start) and may_be_json(text, start):
                 if not may_be_call(text, start):
                     self._protect(mark, start)
                 return None
@@ -302,7 +297,7 @@ class TextPass:
         self._objects += 1
         return start + 1
 
-    def _is_written(self, mark: re.Match[str], start: int) -> bool:
+    def _is_written(self, start: int) -> bool:
         """Whether the JSON value at ``start`` has its end, or is none."""
         if self._complete:
             return True
@@ -355,3 +350,17 @@ class TextPass:
             return
         self._kept += [self._blanks, words]
         self._blanks = text[len(words) :]
+
+    _HANDLERS: Final[Mapping[str, Callable[[TextPass, re.Match[str]], int | None]]] = {
+        "fence": _block,
+        "ticks": _span,
+        "thought": _thought,
+        "call": _call,
+        "named_call": _call,
+        "thought_end": _end_of_thoughts,
+        "call_end": _stray,
+        "section": _family,
+        "channel": _channel,
+        "token": _token,
+        "json": _json,
+    }

@@ -5,24 +5,29 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_TITLES: Final = frozenset(
-    "mr mrs ms dr prof st gen sen rep lt col sgt capt cpt cmdr gov hon rev fr messrs mme mlle mt ft pres supt adm maj"
-    " vs v e.g i.e eg ie cf viz al approx ca esp incl excl resp".split()
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_TITLES: Final = _words(
+    "mr mrs ms dr prof st gen sen rep lt col sgt capt cpt cmdr gov hon rev fr messrs mme mlle mt ft pres supt adm maj",
+    "vs v e.g i.e eg ie cf viz al approx ca esp incl excl resp",
 )
 """Something always follows these."""
-_COUNTED: Final = frozenset(
-    "no nos nr fig figs eq eqs vol vols ch chap sec sect art p pp par para ver ed tab ex app"
-    " jan feb mar apr jun jul aug sep sept oct nov dec".split()
+_COUNTED: Final = _words(
+    "no nos nr fig figs eq eqs vol vols ch chap sec sect art p pp par para ver ed tab ex app",
+    "jan feb mar apr jun jul aug sep sept oct nov dec",
 )
 """A number follows these, or they end a sentence."""
-_LAST: Final = frozenset("inc ltd co corp llc plc etc jr sr ave blvd rd dept est min max tel ext bros".split())
+_LAST: Final = _words("inc ltd co corp llc plc etc jr sr ave blvd rd dept est min max tel ext bros a.m p.m")
 """A sentence goes on behind these in lower case, or ends with them."""
-_STARTERS: Final = frozenset(
-    "a an the i it he she we they you this that these those there here who what when where why how which whose"
-    " if is are was were do does did can could will would shall should may might must have has had"
-    " and but or so yet then now also however therefore meanwhile later after before because since while although"
-    " in on at for from with by as to of not no yes well oh please let my your his her its our their"
-    " all some many most both each every one two three another other once maybe perhaps today tomorrow yesterday".split()
+_STARTERS: Final = _words(
+    "a an the i it he she we they you this that these those there here who what when where why how which whose",
+    "if is are was were do does did can could will would shall should may might must have has had",
+    "and but or so yet then now also however therefore meanwhile later after before because since while although",
+    "in on at for from with by as to of not no yes well oh please let my your his her its our their",
+    "all some many most both each every one two three another other once maybe perhaps today tomorrow yesterday",
 )
 """Words that sentences begin with, and names hardly do."""
 _BEFORE: Final = re.compile(r"(?:[A-Za-z]+\.)*[A-Za-z]+\Z")
@@ -47,21 +52,16 @@ def ends_at_stop(text: str, start: int, stop: int, following: int, end: int, *, 
         None where the answer depends on what comes behind ``end``.
     """
     after = text[following]
-    if after.islower():
-        return False
     found = _BEFORE.search(text, max(start, stop - _LONGEST), stop)
-    if found is None:
-        return True
+    if after.islower() or found is None:
+        return found is None and not after.islower()
     word = found[0].lower()
-    if word in _TITLES:
-        return word == "st" and _starter(text, following, end, complete=complete)
-    if word in _COUNTED:
+    if word in _COUNTED or word in _LAST:
         return not after.isdigit()
-    if word in {"a.m", "p.m"} or word in _LAST:
-        return not after.isdigit()
-    if found[0] == "I" or _INITIALS.fullmatch(word) is None and word != "ph.d":
-        return True
-    return not after.isascii() or not after.isalnum() or _starter(text, following, end, complete=complete)
+    is_initial = found[0] != "I" and (_INITIALS.fullmatch(word) is not None or word == "ph.d")
+    if word == "st" or (is_initial and after.isascii() and after.isalnum()):
+        return _starter(text, following, end, complete=complete)
+    return word not in _TITLES
 
 
 def ends_before_cjk(text: str, start: int, stop: int) -> bool:

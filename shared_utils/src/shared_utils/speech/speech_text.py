@@ -7,6 +7,7 @@ import re
 from typing import Final, Literal
 
 from shared_utils.speech import code_fences
+from shared_utils.speech.characters import CJK, EMOJI, KANA
 
 _TICKS: Final = re.compile(r"(?P<ticks>`+)(?P<code>.*?[^`])?(?P=ticks)(?!`)|`+", re.DOTALL)
 _LINE_MARKS: Final = re.compile(
@@ -30,12 +31,7 @@ _STARS: Final = re.compile(
 )
 _LOW_LINES: Final = re.compile(r"(?<![A-Za-z0-9_])_+(?=\S)|(?<=\S)_+(?![A-Za-z0-9_])")
 _STRUCK: Final = re.compile(r"~~(?=\S)|(?<=\S)~~(?=\s|\Z)")
-_EMOJI: Final = re.compile(
-    "[0-9#*]\ufe0f?\u20e3|[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a\u231b\u23e9-\u23fa\ufe0f\u200d\u20e3"
-    "\U000e0020-\U000e007f\u3030\u303d]+"
-)
-_KANA: Final = re.compile("[\u3040-\u30ff\uff66-\uff9f]")
-_CJK: Final = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_EMOJI: Final = re.compile(rf"[0-9#*]\ufe0f?\u20e3|{EMOJI}+")
 _MARKS: Final = re.compile(r"[^\w\s.,!?;:'\"，。！？；：、…“”‘’—-]")
 """A piece without one of these has no mark to remove, unless its first line begins with one."""
 
@@ -110,7 +106,7 @@ def _line(line: tuple[str, bool], whole: str) -> str:
         if _REFERENCE.fullmatch(text):
             return ""
         if (row := _TABLE_ROW.match(text)) is not None:
-            pause = "，" if _CJK.search(text) else ", "
+            pause = "，" if CJK.search(text) else ", "
             cells = [_inline(cell, whole) for cell in re.split(r"(?<!\\)\|", row["cells"])]
             return pause.join([cell for cell in cells if any(map(str.isalnum, cell))])
         mark = _LINE_MARKS.match(text)
@@ -143,6 +139,6 @@ def _words(text: str, whole: str) -> str:
 
 
 def _link_word(text: str) -> str:
-    if _KANA.search(text):
+    if KANA.search(text):
         return "リンク"
-    return "链接" if _CJK.search(text) else "link"
+    return "链接" if CJK.search(text) else "link"

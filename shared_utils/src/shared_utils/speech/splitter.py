@@ -1,7 +1,7 @@
 """Cuts a reply into sentences while it is still being written.
 
-Own rules instead of a library: docs/dependencies.md says why. Never more than a sentence is held, and nothing is
-looked at twice but the few characters around an end that is not decided yet.
+Own rules instead of a library: docs/dependencies.md says why. Never more than a sentence is held, and nothing is looked
+at twice but the few characters around an end that is not decided yet.
 """
 
 from __future__ import annotations
@@ -9,39 +9,37 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from shared_utils.speech import code_fences
-from shared_utils.speech.english import ends_at_stop, ends_before_cjk
+from shared_utils.speech import code_fences, sentence_ends
+from shared_utils.speech.characters import (
+    BLANKS,
+    CLAUSE_ENDS,
+    CLOSING_BRACKETS,
+    CLOSING_QUOTES,
+    EMOJI,
+    ENDS,
+    belong_together,
+    end_of,
+    is_cjk,
+)
+from shared_utils.speech.open_marks import OpenMarks, is_either
 
 _WAIT: Final = -1
+"""What follows will say."""
 _GO_ON: Final = 0
+"""No end is there."""
 
-_STRONG: Final = "。｡！？!?‼⁇⁈⁉؟।۔"
-_ENDS: Final = rf"\n.．…~～{_STRONG}"
-_SOFT: Final = "，、；：,;:"
-_END: Final = re.compile(rf"[{_ENDS}`]")
-_END_OR_CLAUSE: Final = re.compile(rf"[{_ENDS}`{_SOFT}]")
-_RUN: Final = re.compile(rf"[.．…~～{_STRONG}]+")
-_STRONG_RUN: Final = re.compile(rf"[.．…~～]*[{_STRONG}]")
-_EMOJI: Final = (
-    "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a\u231b\u23e9-\u23fa\ufe0f\u200d\u20e3"
-    "\U000e0020-\U000e007f\u3030\u303d]"
-)
+_END: Final = re.compile(rf"[\n{ENDS}`]")
+_END_OR_CLAUSE: Final = re.compile(rf"[\n{ENDS}`{CLAUSE_ENDS}]")
+_RUN: Final = re.compile(rf"[{ENDS}]+")
 _EMOTICON: Final = r"(?:[:;=]-?[)D(P3]|<3|\^_?\^|[xX]D)(?!\w)"
-_EMOJIS: Final = re.compile(rf"[ \t]*(?:{_EMOJI}+|{_EMOTICON})")
-_QUOTES: Final = "”’」』》〉›»\"'"
-_BRACKETS: Final = "）)］】〕｝}]"
-_CLOSER: Final = re.compile(rf"(?P<quote>[{re.escape(_QUOTES)}])|(?P<bracket>[{re.escape(_BRACKETS)}])|</\w{{1,10}}>")
+_EMOJIS: Final = re.compile(rf"[ \t]*(?:{EMOJI}+|{_EMOTICON})")
+_CLOSER: Final = re.compile(
+    rf"(?P<quote>[{re.escape(CLOSING_QUOTES)}])|(?P<bracket>[{re.escape(CLOSING_BRACKETS)}])|</\w{{1,10}}>"
+)
 _PARTIAL_TAG: Final = re.compile(r"<(?:/\w{0,10})?\Z")
-_MARKUP: Final = {mark: re.compile(rf"(?<=\S){re.escape(mark)}+|{re.escape(mark)}+(?=\S)") for mark in '*_`"'}
-"""Marks that open and close alike, one run of them each; one with blanks on both sides is none."""
-_OPENERS: Final = {"”": "“", "’": "‘", "」": "「", "』": "『", '"': '"', "'": "'"}
-_BLANKS: Final = re.compile(r"[ \t\r\u3000\xa0]*")
-_LIST_MARK: Final = re.compile(r"\s*(?:[-*+>#] *)*(?:\d{1,3}|[A-Za-z])\Z|.*[:：]\s*\d{1,2}\Z", re.DOTALL)
-_SOFT_PLACE: Final = re.compile(
+_CLAUSE: Final = re.compile(
     r"[，、；：][”’」』）]*|(?:[,;:][\"')]*|(?:\.\.\.|[.…])[”’」』）\"']*)(?=\s|[^\x00-\u2e7f])|…+|——"
 )
-_NAMES: Final = ("Yahoo", "Jeopardy")
-"""Names that are written with an exclamation mark."""
 _MOST_CODE: Final = 4_000
 """Characters of a code block in one piece: it is not spoken, so that its length matters for memory only."""
 
@@ -72,10 +70,7 @@ class SentenceSplitter:
         self._line_start = True
         self._fence: re.Pattern[str] | None = None
         """Closes the code block that the held text begins in."""
-        self._open: dict[str, int] = dict.fromkeys(_MARKUP, 0)
-        """Runs of each mark in the line so far, in pieces that have left."""
-        self._introduced = False
-        """A quotation is open that a colon or comma stands before."""
+        self._marks = OpenMarks()
 
     def add(self, text: str) -> list[str]:
         """Take the next part of the text, and return the pieces that are now decided."""
@@ -116,20 +111,13 @@ class SentenceSplitter:
         return pieces
 
     def _left(self, piece: str) -> None:
-        """Remember what the next piece's marks depend on."""
-        if not piece.isspace():
-            self._early = False
+        """Remember what the next piece depends on."""
+        self._early = self._early and piece.isspace()
         self._line_start = piece.endswith("\n")
         if self._line_start:
-            self._open = dict.fromkeys(_MARKUP, 0)
-            self._introduced = False
-            return
-        for mark, runs in _MARKUP.items():
-            if mark in piece:
-                self._open[mark] += len(runs.findall(piece))
-        for closer, opener in _OPENERS.items():
-            if (at := piece.rfind(opener)) >= 0 and closer not in piece[at + 1 :]:
-                self._introduced = _is_introduced(piece, 0, at)
+            self._marks = OpenMarks()
+        else:
+            self._marks.left(piece)
 
     def _next_end(self, start: int, *, complete: bool) -> int:
         """Where the piece that begins at ``start`` ends; 0 or less while that is open."""
@@ -138,235 +126,130 @@ class SentenceSplitter:
             return self._code_end(self._fence, start, start, complete=complete)
         limit = start + self._max
         # Nothing further on is looked at, so that a hostile text is not held for ever.
-        view = min(len(held), limit + self._max)
-        complete = complete or view < len(held)
-        at = max(start, self._scanned)
-        while (found := (_END_OR_CLAUSE if self._early else _END).search(held, at, view)) is not None:
-            at = found.start()
-            if at >= limit:
-                break
-            end = self._end_at(at, start, view, complete=complete)
+        known = min(len(held), limit + self._max)
+        complete = complete or known < len(held)
+        marks = _END_OR_CLAUSE if self._early else _END
+        while (found := marks.search(held, max(start, self._scanned), known)) is not None and found.start() < limit:
+            end = self._end_at(found.start(), start, known, complete=complete)
             if end > 0:
                 return end
             if end == _WAIT:
-                self._scanned = at
+                self._scanned = found.start()
                 return _WAIT
-            at = self._scanned
-        self._scanned = at if found is not None else view
-        if view > limit and held[limit:view].strip():
-            return self._cut(start, limit)
-        return _GO_ON
+        self._scanned = known if found is None else found.start()
+        return self._cut(start, limit) if held[limit:known].strip() else _GO_ON
 
-    def _end_at(self, at: int, start: int, view: int, *, complete: bool) -> int:
+    def _end_at(self, at: int, start: int, known: int, *, complete: bool) -> int:
         """The end of the piece if the mark at ``at`` ends it, else how to go on; then ``_scanned`` says where."""
         mark = self._held[at]
         self._scanned = at + 1
         if mark == "\n":
-            return _GO_ON if self._held[start:at].isspace() or at == start else at + 1
+            return at + 1 if self._held[start:at].strip() else _GO_ON
         if mark in "`~":
-            end = self._fence_at(at, start, view, complete=complete)
+            end = self._fence_at(at, start, known, complete=complete)
             if end != _GO_ON or mark == "`":
                 return end
-        if mark in _SOFT:
-            return self._clause_at(at, start, view, complete=complete)
-        run = _RUN.match(self._held, at, view)
-        assert run is not None
-        if run.end() == view and not complete:
-            return _WAIT
-        self._scanned = run.end()
-        if self._opens("`", start, at):
-            return _GO_ON
-        return self._behind(run[0], start, at, view, complete=complete)
+        if mark in CLAUSE_ENDS:
+            return self._clause_at(at, start, known, complete=complete)
+        return self._run_at(at, start, known, complete=complete)
 
-    def _fence_at(self, at: int, start: int, view: int, *, complete: bool) -> int:
+    def _fence_at(self, at: int, start: int, known: int, *, complete: bool) -> int:
         """The same for a mark that may open a code block."""
-        line = self._held.rfind("\n", start, at) + 1
-        if line == 0:
-            if not self._line_start:
-                return _GO_ON
-            line = start
-        if self._held[line:at].strip(" \t>"):
+        held = self._held
+        line = held.rfind("\n", start, at) + 1 or start
+        if (line == start and not self._line_start) or held[line:at].strip(" \t>"):
             return _GO_ON
-        if code_fences.PARTIAL_OPENING.match(self._held, line, view) and not complete:
+        if not complete and code_fences.PARTIAL_OPENING.match(held, line, known):
             return _WAIT
-        opening = code_fences.OPENING.match(self._held, line, view)
+        opening = code_fences.OPENING.match(held, line, known)
         if opening is None:
             return _GO_ON
-        first_line = self._held.find("\n", opening.end())
-        if first_line < 0 and not complete and view - start < self._max:
+        inside = held.find("\n", opening.end()) + 1
+        if not inside and not complete:
             return _WAIT
         self._fence = code_fences.closing(opening["run"])
-        self._scanned = first_line + 1 if first_line >= 0 else view
+        self._scanned = inside or known
         return self._code_end(self._fence, self._scanned, start, complete=complete)
 
     def _code_end(self, closing: re.Pattern[str], search: int, start: int, *, complete: bool) -> int:
         """The end of the code block that the piece is in, or of its part."""
         held = self._held
+        most = start + _MOST_CODE
         search = max(search, held.rfind("\n", start, self._scanned) + 1)
-        found = closing.search(held, search, min(len(held), start + _MOST_CODE))
+        found = closing.search(held, search, min(len(held), most))
         if found is not None and (found[0].endswith("\n") or (complete and found.end() == len(held))):
             self._fence = None
             return found.end()
-        self._scanned = max(self._scanned, min(len(held), start + _MOST_CODE))
-        if len(held) <= start + _MOST_CODE:
+        self._scanned = max(self._scanned, min(len(held), most))
+        if len(held) <= most:
             return _WAIT
-        return held.rfind("\n", start, start + _MOST_CODE) + 1 or start + _MOST_CODE
+        return held.rfind("\n", start, most) + 1 or most
 
-    def _clause_at(self, at: int, start: int, view: int, *, complete: bool) -> int:
+    def _clause_at(self, at: int, start: int, known: int, *, complete: bool) -> int:
         """The same for a clause of a piece that may end early."""
-        place = _SOFT_PLACE.match(self._held, at, view)
-        end = _BLANKS.match(self._held, place.end() if place else at + 1, view)
-        assert end is not None
-        if end.end() == view:
+        held = self._held
+        behind = end_of(_CLAUSE, held, at, known)
+        end = end_of(BLANKS, held, behind, known)
+        if end == known:
             return _GO_ON if complete else _WAIT
-        if place is None or self._held[end.end()] in f"\n{_QUOTES}{_BRACKETS}":
+        if behind == at or held[end] == "\n" or held[end] in f"{CLOSING_QUOTES}{CLOSING_BRACKETS}":
             return _GO_ON
-        assert self._first is not None
-        return end.end() if len(self._held[start : place.end()].lstrip()) >= self._first else _GO_ON
+        return end if len(held[start:behind].lstrip()) >= (self._first or 0) else _GO_ON
 
-    def _behind(self, run: str, start: int, at: int, view: int, *, complete: bool) -> int:
-        """The same for a run of end marks, by what stands behind it."""
+    def _run_at(self, at: int, start: int, known: int, *, complete: bool) -> int:
+        """The same for a run of end marks."""
         held = self._held
-        strong = _STRONG_RUN.match(run) is not None
-        behind, kind = self._closers(at + len(run), start, view)
-        blanks = _BLANKS.match(held, behind, view)
-        assert blanks is not None
-        following = blanks.end()
-        if following == view or _PARTIAL_TAG.match(held, following, view):
-            return following if complete and following == view and strong else _GO_ON if complete else _WAIT
-        character = held[following]
-        if character == "\n":
+        end = end_of(_RUN, held, at, known)
+        self._scanned = end
+        if self._marks.is_open("`", held, start, at):
+            return _GO_ON
+        behind, closed = self._closers(end, start, known)
+        following = end_of(BLANKS, held, behind, known)
+        if following < known and held[following] == "\n":
             return following + 1
-        before = held[at - 1] if at > start else ""
-        apart = following > behind
-        if not apart:
-            if character in f"{_SOFT}—–":
-                return _GO_ON
-            if held[behind - 1] == "]" and character == "(":
-                return _GO_ON
-        if not strong:
-            ends = self._ends_weakly(run, before, start, at, following, view, complete=complete)
-            if ends is None:
-                return _WAIT
-            if not ends:
-                return _GO_ON
-        elif not self._ends_strongly(run, before, start, at, following):
-            return _GO_ON
-        if kind is not None and (_is_cjk(character) or character.islower()):
-            introduced = kind == "quote" and _is_cjk(character) and self._was_introduced(start, behind)
-            return following if introduced else _GO_ON
-        return following
+        if following == known or _PARTIAL_TAG.match(held, following, known):
+            return _GO_ON if complete else _WAIT
+        marks = sentence_ends.EndMarks(held, start, at, held[at:end], behind, following, known, complete)
+        ends = sentence_ends.ends(marks)
+        if ends is None:
+            return _WAIT
+        return following if ends and not (closed and self._narrates(closed, marks)) else _GO_ON
 
-    def _closers(self, at: int, start: int, view: int) -> tuple[int, str | None]:
-        """Behind the marks at ``at`` that belong to the sentence before, and whether a quotation or a bracket closed."""
+    def _closers(self, at: int, start: int, known: int) -> tuple[int, str | None]:
+        """Behind the marks at ``at`` that belong to the sentence before, and whether a quote or a bracket closed."""
         held = self._held
-        kind = None
-        while at < view:
+        closed = None
+        while at < known:
             mark = held[at]
-            if mark in _MARKUP:
-                if not self._opens(mark, start, at):
+            if is_either(mark):
+                if not self._marks.is_open(mark, held, start, at):
                     break
-                if mark == '"':
-                    kind = "quote"
-                while at < view and held[at] == mark:
-                    at += 1
-            elif (found := _CLOSER.match(held, at, view)) is not None:
-                kind = found.lastgroup or kind
+                closed = "quote" if mark == '"' else closed
+                at += len(held[at:known]) - len(held[at:known].lstrip(mark))
+            elif (found := _CLOSER.match(held, at, known)) is not None:
+                closed = found.lastgroup or closed
                 at = found.end()
-            elif (found := _EMOJIS.match(held, at, view)) is not None:
-                at = found.end()
+            elif (end := end_of(_EMOJIS, held, at, known)) > at:
+                at = end
             else:
                 break
-        return at, kind
+        return at, closed
 
-    def _opens(self, mark: str, start: int, at: int) -> bool:
-        """Whether a run of the mark is open at ``at``."""
-        runs = self._open[mark]
-        if mark in self._held[start:at]:
-            runs += len(_MARKUP[mark].findall(self._held, start, at))
-        return runs % 2 == 1
-
-    def _ends_strongly(self, run: str, before: str, start: int, at: int, following: int) -> bool:
-        """Whether a run with a mark that ends sentences ends this one."""
-        held = self._held
-        if run[0] == "｡" and not (before.isalnum() or before in "ﾞﾟｰ"):
-            return False  # an eye or a tear of a face made of characters
-        after = held[at + len(run)]
-        if not run[-1].isascii() or not after.isascii() or after.isspace():
-            return not (run == "!" and held.endswith(_NAMES, start, at))
-        if after.isalnum():
-            return bool(before) and _is_cjk(before) and "://" not in held[start:at].rsplit(maxsplit=1)[-1]
-        return after in "\"'([{*_`)]}<:;^" and not (run == "!" and after == "[")
-
-    def _ends_weakly(
-        self, run: str, before: str, start: int, at: int, following: int, view: int, *, complete: bool
-    ) -> bool | None:
-        """Whether a run of full stops, dots or tildes ends the sentence; None while that is open."""
-        held = self._held
-        after = held[at + len(run)]
-        character = held[following]
-        if run[0] in "~～":
-            return bool(before) and not before.isspace() and not before.isdigit() and _is_cjk(character)
-        if run not in {".", "．"}:
-            return False
-        if before.isdigit() and after.isdigit():
-            return False
-        if run == "．":
-            return True
-        if _LIST_MARK.match(held, start, at):
-            return False
-        if _is_cjk(after):
-            return ends_before_cjk(held, start, at)
-        if after.isalnum():
-            return bool(before) and _is_cjk(before) and after.isupper()
-        if following == at + 1 and after.isascii() and after not in "\"'([{*_`<":
-            return False
-        return ends_at_stop(held, start, at, following, view, complete=complete)
-
-    def _was_introduced(self, start: int, behind: int) -> bool:
-        """Whether a colon or comma stands before the quotation that closes just before ``behind``."""
-        held = self._held
-        for closer in reversed(held[start:behind]):
-            if closer in _OPENERS:
-                opener = held.rfind(_OPENERS[closer], start, held.rfind(closer, start, behind))
-                return self._introduced if opener < 0 else _is_introduced(held, start, opener)
-        return False
+    def _narrates(self, closed: str, marks: sentence_ends.EndMarks) -> bool:
+        """Whether the sentence goes on behind a quotation or bracket that closed in it: “Really?” he asked."""
+        if not is_cjk(marks.next):
+            return marks.next.islower()
+        return closed != "quote" or not self._marks.introduced(marks.text, marks.start, marks.behind)
 
     def _cut(self, start: int, limit: int) -> int:
         """The end of a piece that is longer than it may be."""
         held = self._held
-        end = 0
-        for place in _SOFT_PLACE.finditer(held, start, limit + 1):
-            if place.end() <= limit:
-                end = place.end()
-        if not end or not held[start:end].strip():
-            blank = max(held.rfind(blank, start + 1, limit + 1) for blank in " \t\u3000")
-            end = blank if blank > 0 and held[start:blank].strip() else 0
-        if not end:
-            end = limit
-            while end > start + 1 and _is_glued(held[end - 1], held[end]):
-                end -= 1
-            if end == start + 1:
-                end = limit
-        blanks = _BLANKS.match(held, end)
-        return blanks.end() if blanks is not None else end
-
-
-def _is_introduced(text: str, start: int, opener: int) -> bool:
-    return opener > start and text[start:opener].rstrip()[-1:] in {"：", "，", ":", ","}
-
-
-def _is_cjk(character: str) -> bool:
-    return character >= "\u2e80" and character.isalnum()
-
-
-def _is_glued(before: str, after: str) -> bool:
-    """Whether two characters are of one word, number or sign."""
-    if before.isascii() and after.isascii():
-        return not before.isspace() and not after.isspace()
-    return (
-        after in "\ufe0f\u200d\u20e3"
-        or before == "\u200d"
-        or "\u0300" <= after <= "\u036f"
-        or "\U0001f3fb" <= after <= "\U0001f3ff"
-    )
+        clauses = [clause.end() for clause in _CLAUSE.finditer(held, start, limit + 1) if clause.end() <= limit]
+        blanks = [held.rfind(blank, start + 1, limit + 1) for blank in " \t\u3000"]
+        for end in (max(clauses, default=start), max(blanks)):
+            if held[start : max(start, end)].strip():
+                return end_of(BLANKS, held, end, len(held))
+        end = limit
+        while end > start + 1 and belong_together(held[end - 1], held[end]):
+            end -= 1
+        return end if end > start + 1 else limit
