@@ -29,4 +29,4 @@ def text_for_user(text: str) -> str:
         before, text = text, TextPass().end(text)
         if text == before:
             break
-    return text
+    return text.rstrip()

@@ -26,8 +26,10 @@ class StreamedText:
         """No pass holds anything."""
         self._went_by = ""
         """The last text that the passes did not look at."""
-        self._blanks = ""
+        self._unread = ""
         """Blanks behind it."""
+        self._blanks = ""
+        """Blanks that the passes let through, returned if something follows."""
         self._returned = False
         """Something was returned that still counts."""
 
@@ -40,12 +42,14 @@ class StreamedText:
         """Take the next part of the message, and return the text that is now certain to be its user's."""
         if not self._idle or MARK_BEGINS.search(piece) is not None:
             return self._through(piece, complete=False)
-        words = (self._blanks + piece).rstrip()
-        if words:
-            self._went_by = words
-            self._blanks = piece[len(piece.rstrip()) :]
-        else:
-            self._blanks += piece
+        self._unread += piece
+        words = self._unread.rstrip()
+        if not words:
+            return ""
+        self._went_by = words
+        self._unread = self._unread[len(words) :]
+        words = self._blanks + words
+        self._blanks = ""
         return words
 
     def end(self) -> str:
@@ -57,8 +61,8 @@ class StreamedText:
             for each in self._passes:
                 each.let_through(self._went_by)
             self._went_by = ""
-        text = self._blanks + text
-        self._blanks = ""
+        text = self._unread + text
+        self._unread = ""
         if not self._begun:
             text = text.lstrip()
             self._begun = bool(text)
@@ -71,9 +75,13 @@ class StreamedText:
             if each.voids != voids:
                 void = True
                 self._passes[number + 1 :] = [TextPass() for _ in self._passes[number + 1 :]]
-        if void and self._returned:
-            self.voids += 1
+        if void:
+            self._blanks = ""
+            self.voids += self._returned
             self._returned = False
-        self._returned = self._returned or bool(text)
+        text = self._blanks + text
+        words = text.rstrip()
+        self._blanks = text[len(words) :]
+        self._returned = self._returned or bool(words)
         self._idle = not complete and all(each.idle() for each in self._passes)
-        return text
+        return words

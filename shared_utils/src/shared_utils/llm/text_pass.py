@@ -25,7 +25,7 @@ _NEVER: Final = re.compile(r"(?!)")
 
 
 class TextPass:
-    """What is left of a text, from the left; blanks around it are left out as well.
+    """What is left of a text, from the left; blanks before it are left out as well.
 
     Code, and JSON that is no call, protect the marks inside them if they are closed. Until that is known, they are let
     through up to the first mark inside.
@@ -44,9 +44,8 @@ class TextPass:
         self._skips: re.Pattern[str] | None = None
         """Everything is left out up to this."""
         self._kept: list[str] = []
-        self._blanks = ""
-        """Let through if something else follows."""
         self._begun = False
+        """Something but blanks was let through."""
         self._seen = False
         """Something but blanks was in the text that is no longer held."""
         self._objects = 0
@@ -68,13 +67,7 @@ class TextPass:
 
     def idle(self) -> bool:
         """Whether nothing is held and no mark is open: what follows without a mark is let through as it is."""
-        return (
-            self._begun
-            and not self._blanks
-            and self._skips is None
-            and self._place == self._done == len(self._text)
-            and not self._complete
-        )
+        return self._begun and self._skips is None and self._place == self._done == len(self._text)
 
     def let_through(self, text: str) -> None:
         """Remember that a text without marks went by while this was idle; its last character is no blank."""
@@ -188,7 +181,6 @@ class TextPass:
         self._leave_out(mark.start(), mark.end())
         if not stray:
             self._kept.clear()
-            self._blanks = ""
             self._begun = False
             self.voids += 1
         return mark.end()
@@ -244,7 +236,7 @@ class TextPass:
         text = self._text
         run = mark["fence"].strip()
         line_end = text.find("\n", mark.end())
-        if line_end < 0:
+        if line_end < 0 or (self._complete and self._is_blank(line_end)):
             return mark.end() if self._complete else None
         closing = re.compile(rf"^[ ]{{0,3}}{re.escape(run)}{run[0]}*[ \t]*$", re.MULTILINE)
         closed = closing.search(text, max(line_end, mark.start() + self._searched))
@@ -341,15 +333,8 @@ class TextPass:
         self._done = end
         if not self._begun:
             text = text.lstrip()
-            if not text:
-                return
-            self._begun = True
-        words = text.rstrip()
-        if not words:
-            self._blanks += text
-            return
-        self._kept += [self._blanks, words]
-        self._blanks = text[len(words) :]
+            self._begun = bool(text)
+        self._kept.append(text)
 
     _HANDLERS: Final[Mapping[str, Callable[[TextPass, re.Match[str]], int | None]]] = {
         "fence": _block,

@@ -17,7 +17,7 @@ _BROKEN_CALL: Final = re.compile(
 )
 """The beginning of a call with truncated or invalid JSON."""
 _CUT_CALL: Final = re.compile(
-    r'\[?\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:/-]{0,100})(?:"\s*(?:,\s*(?:"\w{0,20}(?:"\s*:?\s*)?)?)?)?\Z'
+    r'\[?\s*\{\s*"name"\s*:\s*"(?P<name>[\w.:/-]{0,100})(?:"\s*(?:,\s*(?:"\w{0,20}(?:"\s*:?)?)?)?)?\s*\Z'
 )
 """A call that the text ends in before its arguments, as small models stop."""
 _RESULT_KEYS: Final = frozenset({"status", "message", "time"})
