@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 STRONG_ENDS: Final = "。｡！？!?‼⁇⁈⁉؟।۔"
-ENDS: Final = f".．…~～{STRONG_ENDS}"
+TILDES: Final = "~～〜"
+ENDS: Final = f".．…{TILDES}{STRONG_ENDS}"
 CLAUSE_ENDS: Final = "，、；：,;:"
 CLOSING_QUOTES: Final = "”’」』》〉›»\"'"
 CLOSING_BRACKETS: Final = "）)］】〕｝}]"
@@ -17,6 +18,10 @@ EMOJI: Final = (
 """An expression for one character of an emoji."""
 BLANKS: Final = re.compile(r"[ \t\r\u3000\xa0]*")
 """Blanks within a line."""
+_FACE_BEGINS: Final = r"[(（][^()（）A-Za-z0-9\s\u3041-\u3063\u3066-\u3096\u4e00-\u9fff\uac00-\ud7af]*"
+FACE: Final = rf"{_FACE_BEGINS}[)）]"
+"""An expression for a face made of characters, which looks like marks: (´・ω・`), (*^_^*), (｡♥‿♥｡)."""
+FACE_BEGINS: Final = re.compile(rf"{_FACE_BEGINS}\Z")
 CJK: Final = re.compile(
     "[\u2e80-\u2fff\u3005-\u3007\u3021-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )

@@ -12,7 +12,7 @@ def _words(*lines: str) -> frozenset[str]:
 
 _TITLES: Final = _words(
     "mr mrs ms dr prof st gen sen rep lt col sgt capt cpt cmdr gov hon rev fr messrs mme mlle mt ft pres supt adm maj",
-    "vs v e.g i.e eg ie cf viz al approx ca esp incl excl resp",
+    "vs v e.g i.e eg ie cf viz al approx ca esp incl excl resp p.s n.b a.k.a",
 )
 """Something always follows these."""
 _COUNTED: Final = _words(
@@ -30,6 +30,12 @@ _STARTERS: Final = _words(
     "all some many most both each every one two three another other once maybe perhaps today tomorrow yesterday",
 )
 """Words that sentences begin with, and names hardly do."""
+_LETTERED: Final = _words(
+    "plan vitamin option grade type class team group part section step point drive hepatitis answer choice question",
+    "column row line room gate terminal building block unit exhibit appendix level version model series size key note",
+)
+"""A letter names one of these: plan B."""
+_LETTERED_BEFORE: Final = re.compile(r"([A-Za-z]+) [A-Z]\Z")
 _BEFORE: Final = re.compile(r"(?:[A-Za-z]+\.)*[A-Za-z]+\Z")
 _NEXT_WORD: Final = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
 _INITIALS: Final = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]")
@@ -58,10 +64,14 @@ def ends_at_stop(text: str, start: int, stop: int, following: int, end: int, *, 
     word = found[0].lower()
     if word in _COUNTED or word in _LAST:
         return not after.isdigit()
-    is_initial = found[0] != "I" and (_INITIALS.fullmatch(word) is not None or word == "ph.d")
-    if word == "st" or (is_initial and after.isascii() and after.isalnum()):
+    if word in _TITLES and word != "st":
+        return False
+    lettered = _LETTERED_BEFORE.search(text, max(start, stop - _LONGEST), stop)
+    if found[0] == "I" or (lettered is not None and lettered[1].lower() in _LETTERED):
+        return True
+    if word == "st" or ((_INITIALS.fullmatch(word) or word == "ph.d") and after.isascii() and after.isalpha()):
         return _starter(text, following, end, complete=complete)
-    return word not in _TITLES
+    return True
 
 
 def ends_before_cjk(text: str, start: int, stop: int) -> bool:

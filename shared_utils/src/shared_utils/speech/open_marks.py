@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_EITHER: Final = {mark: re.compile(rf"(?<=\S){re.escape(mark)}+|{re.escape(mark)}+(?=\S)") for mark in '*_`"'}
+from shared_utils.speech.characters import FACE
+
+_EITHER: Final = {mark: re.compile(rf"{FACE}|((?<=\S){re.escape(mark)}+|{re.escape(mark)}+(?=\S))") for mark in '*_`"'}
 """Marks that open and close alike: one run of them each; a run between blanks is none."""
 _OPENERS: Final = {"”": "“", "’": "‘", "」": "「", "』": "『", '"': '"', "'": "'"}
 _INTRODUCING: Final = frozenset("：，:,")
@@ -24,7 +26,7 @@ class OpenMarks:
         """Remember what a piece leaves open for the next ones of its line."""
         for mark, runs in _EITHER.items():
             if mark in piece:
-                self._runs[mark] += len(runs.findall(piece))
+                self._runs[mark] += sum(map(bool, runs.findall(piece)))
         for closer, opener in _OPENERS.items():
             if (at := piece.rfind(opener)) >= 0 and closer not in piece[at + 1 :]:
                 self._introduced = _introduces(piece, 0, at)
@@ -33,7 +35,7 @@ class OpenMarks:
         """Whether a run of the mark is open at ``at``, in the piece that begins at ``start``."""
         runs = self._runs[mark]
         if mark in text[start:at]:
-            runs += len(_EITHER[mark].findall(text, start, at))
+            runs += sum(map(bool, _EITHER[mark].findall(text, start, at)))
         return runs % 2 == 1
 
     def introduced(self, text: str, start: int, behind: int) -> bool:

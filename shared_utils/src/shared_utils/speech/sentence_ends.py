@@ -6,12 +6,14 @@ import re
 from typing import Final, NamedTuple
 
 from shared_utils.speech import english
-from shared_utils.speech.characters import CLAUSE_ENDS, STRONG_ENDS, is_cjk
+from shared_utils.speech.characters import CLAUSE_ENDS, FACE_BEGINS, STRONG_ENDS, TILDES, is_cjk
 
 _STRONG: Final = re.compile(rf"[^{STRONG_ENDS}]*[{STRONG_ENDS}]")
-_LIST_MARK: Final = re.compile(r"\s*(?:[-*+>#] *)*(?:\d{1,3}|[A-Za-z])\Z|.*[:：]\s*\d{1,2}\Z", re.DOTALL)
+_LIST_MARK: Final = re.compile(r"\s*(?:[-*+>#] *)*(?:\d{1,3}|[A-Za-z])\Z|.*(?<!\d)[:：]\s*\d{1,2}\Z", re.DOTALL)
 _NAMES: Final = ("Yahoo", "Jeopardy")
 """Names that are written with an exclamation mark."""
+_MOST_FACE: Final = 12
+"""Characters before an end mark in a face made of characters."""
 _AFTER_ASCII: Final = frozenset("\"'([{*_`)]}<:;^")
 """What may stand at once behind an ASCII end mark that ends a sentence; behind others stands more of an address."""
 
@@ -61,7 +63,7 @@ def ends(marks: EndMarks) -> bool | None:
         return False
     if is_strong(marks.run):
         return _strong(marks)
-    if marks.run[0] in "~～":
+    if marks.run[0] in TILDES:
         return bool(marks.before.strip()) and not marks.before.isdigit() and is_cjk(marks.next)
     return marks.run in {".", "．"} and _stop(marks)
 
@@ -72,8 +74,8 @@ def _goes_on_at_once(marks: EndMarks) -> bool:
 
 def _strong(marks: EndMarks) -> bool:
     before, after = marks.before, marks.after
-    if marks.run[0] == "｡" and not (before.isalnum() or before in {"ﾞ", "ﾟ", "ｰ"}):
-        return False  # an eye or a tear of a face made of characters
+    if FACE_BEGINS.search(marks.text, max(marks.start, marks.at - _MOST_FACE), marks.at):
+        return False
     if not marks.run[-1].isascii() or not after.isascii() or after.isspace():
         return not (marks.run == "!" and marks.text.endswith(_NAMES, marks.start, marks.at))
     if after.isalnum():

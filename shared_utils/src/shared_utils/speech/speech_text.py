@@ -11,7 +11,8 @@ from shared_utils.speech.characters import CJK, EMOJI, KANA
 
 _TICKS: Final = re.compile(r"(?P<ticks>`+)(?P<code>.*?[^`])?(?P=ticks)(?!`)|`+", re.DOTALL)
 _LINE_MARKS: Final = re.compile(
-    r"[ \t]*(?:>[ \t]*)*(?:#{1,6}(?:[ \t]+|\Z)|(?:[-*+•]|\d{1,3}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?)?"
+    r"[ \t]*(?:>[ \t]*)*(?:#{1,6}(?:[ \t]+|\Z)|(?:[-*+•]|\d{1,3}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?"
+    rf"|\d{{1,2}}[.)](?={CJK.pattern}))?"
 )
 """Quotation, heading or list mark at the beginning of a line."""
 _REFERENCE: Final = re.compile(r"[ \t]*\[[^\]\n]+\]:[ \t]*\S+.*")
@@ -32,7 +33,7 @@ _STARS: Final = re.compile(
 _LOW_LINES: Final = re.compile(r"(?<![A-Za-z0-9_])_+(?=\S)|(?<=\S)_+(?![A-Za-z0-9_])")
 _STRUCK: Final = re.compile(r"~~(?=\S)|(?<=\S)~~(?=\s|\Z)")
 _EMOJI: Final = re.compile(rf"[0-9#*]\ufe0f?\u20e3|{EMOJI}+")
-_MARKS: Final = re.compile(r"[^\w\s.,!?;:'\"，。！？；：、…“”‘’—-]")
+_MARKS: Final = re.compile(r"[^\w\s.,!?;:'\"，。！？；：、…“”‘’—-]|_")
 """A piece without one of these has no mark to remove, unless its first line begins with one."""
 
 

@@ -40,6 +40,7 @@ _PARTIAL_TAG: Final = re.compile(r"<(?:/\w{0,10})?\Z")
 _CLAUSE: Final = re.compile(
     r"[，、；：][”’」』）]*|(?:[,;:][\"')]*|(?:\.\.\.|[.…])[”’」』）\"']*)(?=\s|[^\x00-\u2e7f])|…+|——"
 )
+_CLAUSE_MARKS: Final = re.compile(rf"[{CLAUSE_ENDS}][”’」』）\"')]*")
 _MOST_CODE: Final = 4_000
 """Characters of a code block in one piece: it is not spoken, so that its length matters for memory only."""
 
@@ -137,7 +138,9 @@ class SentenceSplitter:
                 self._scanned = found.start()
                 return _WAIT
         self._scanned = known if found is None else found.start()
-        return self._cut(start, limit) if held[limit:known].strip() else _GO_ON
+        if held[limit:known].strip():
+            return self._cut(start, limit)
+        return known if known == limit + self._max else _GO_ON
 
     def _end_at(self, at: int, start: int, known: int, *, complete: bool) -> int:
         """The end of the piece if the mark at ``at`` ends it, else how to go on; then ``_scanned`` says where."""
@@ -190,7 +193,7 @@ class SentenceSplitter:
         held = self._held
         behind = end_of(_CLAUSE, held, at, known)
         end = end_of(BLANKS, held, behind, known)
-        if end == known:
+        if known in {end, end_of(_CLAUSE_MARKS, held, at, known)}:
             return _GO_ON if complete else _WAIT
         if behind == at or held[end] == "\n" or held[end] in f"{CLOSING_QUOTES}{CLOSING_BRACKETS}":
             return _GO_ON
