@@ -38,7 +38,8 @@ _LETTERED: Final = _words(
 _LETTERED_BEFORE: Final = re.compile(r"([A-Za-z]+) [A-Z]\Z")
 _BEFORE: Final = re.compile(r"(?:[A-Za-z]+\.)*[A-Za-z]+\Z")
 _NEXT_WORD: Final = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?")
-_INITIALS: Final = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]")
+_INITIALS: Final = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]|[A-Z]")
+_LETTER: Final = re.compile(r"[^\W\d_]")
 _LONGEST: Final = 24
 """Characters of the longest abbreviation, with room."""
 
@@ -59,17 +60,17 @@ def ends_at_stop(text: str, start: int, stop: int, following: int, end: int, *, 
     """
     after = text[following]
     found = _BEFORE.search(text, max(start, stop - _LONGEST), stop)
-    if after.islower() or found is None:
+    if found is None or (after.islower() and not _is_in_lower_case(text, start, stop)):
         return found is None and not after.islower()
     word = found[0].lower()
     if word in _COUNTED or word in _LAST:
-        return not after.isdigit()
+        return not after.isdigit() and not after.islower()
     if word in _TITLES and word != "st":
         return False
     lettered = _LETTERED_BEFORE.search(text, max(start, stop - _LONGEST), stop)
     if found[0] == "I" or (lettered is not None and lettered[1].lower() in _LETTERED):
         return True
-    if word == "st" or ((_INITIALS.fullmatch(word) or word == "ph.d") and after.isascii() and after.isalpha()):
+    if word == "st" or ((_INITIALS.fullmatch(found[0]) or word == "ph.d") and after.isascii() and after.isalpha()):
         return _starter(text, following, end, complete=complete)
     return True
 
@@ -81,6 +82,12 @@ def ends_before_cjk(text: str, start: int, stop: int) -> bool:
         return True
     word = found[0].lower()
     return word not in _TITLES and word not in _COUNTED and "." not in word
+
+
+def _is_in_lower_case(text: str, start: int, stop: int) -> bool:
+    """Whether the sentence begins in lower case, as some people write all of theirs."""
+    first = _LETTER.search(text, start, stop)
+    return first is not None and first[0].islower()
 
 
 def _starter(text: str, start: int, end: int, *, complete: bool) -> bool | None:

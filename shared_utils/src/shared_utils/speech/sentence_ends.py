@@ -14,6 +14,7 @@ _NAMES: Final = ("Yahoo", "Jeopardy")
 """Names that are written with an exclamation mark."""
 _MOST_FACE: Final = 12
 """Characters before an end mark in a face made of characters."""
+_OPENING: Final = frozenset("“‘「『《【（(")
 _AFTER_ASCII: Final = frozenset("\"'([{*_`)]}<:;^")
 """What may stand at once behind an ASCII end mark that ends a sentence; behind others stands more of an address."""
 
@@ -64,7 +65,7 @@ def ends(marks: EndMarks) -> bool | None:
     if is_strong(marks.run):
         return _strong(marks)
     if marks.run[0] in TILDES:
-        return bool(marks.before.strip()) and not marks.before.isdigit() and is_cjk(marks.next)
+        return _tilde(marks)
     return marks.run in {".", "．"} and _stop(marks)
 
 
@@ -81,6 +82,12 @@ def _strong(marks: EndMarks) -> bool:
     if after.isalnum():
         return is_cjk(before) and "://" not in marks.text[marks.start : marks.at].rsplit(maxsplit=1)[-1]
     return after in _AFTER_ASCII and not (marks.run == "!" and after == "[")
+
+
+def _tilde(marks: EndMarks) -> bool:
+    if not marks.before.strip() or marks.before.isdigit():
+        return False
+    return is_cjk(marks.next) or marks.next in _OPENING or (marks.after.isspace() and marks.next.isupper())
 
 
 def _stop(marks: EndMarks) -> bool | None:

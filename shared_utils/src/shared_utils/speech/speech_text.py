@@ -7,7 +7,7 @@ import re
 from typing import Final, Literal
 
 from shared_utils.speech import code_fences
-from shared_utils.speech.characters import CJK, EMOJI, KANA
+from shared_utils.speech.characters import CJK, EMOJI, FACE, KANA
 
 _TICKS: Final = re.compile(r"(?P<ticks>`+)(?P<code>.*?[^`])?(?P=ticks)(?!`)|`+", re.DOTALL)
 _LINE_MARKS: Final = re.compile(
@@ -28,10 +28,11 @@ _TAG: Final = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]{0,500}>", re.DOTALL)
 _BREAK: Final = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
 _STARS: Final = re.compile(
-    r"\*{2,}|(?<![A-Za-z0-9])\*(?!\s)|(?<!\s)\*(?![A-Za-z0-9])|(?<=[^\x00-\x7f])\*|\*(?=[^\x00-\x7f])"
+    r"(?<!\d)\*{2,}|\*{2,}(?!\d)|(?<![A-Za-z0-9])\*(?!\s)|(?<!\s)\*(?![A-Za-z0-9])|(?<=[^\x00-\x7f])\*|\*(?=[^\x00-\x7f])"
 )
 _LOW_LINES: Final = re.compile(r"(?<![A-Za-z0-9_])_+(?=\S)|(?<=\S)_+(?![A-Za-z0-9_])")
 _STRUCK: Final = re.compile(r"~~(?=\S)|(?<=\S)~~(?=\s|\Z)")
+_FACE: Final = re.compile(rf"(?=[^)）]*[ωд´`^◕｡≧≦▽∀⌒ヮ°￣︶•♥]){FACE}")
 _EMOJI: Final = re.compile(rf"[0-9#*]\ufe0f?\u20e3|{EMOJI}+")
 _MARKS: Final = re.compile(r"[^\w\s.,!?;:'\"，。！？；：、…“”‘’—-]|_")
 """A piece without one of these has no mark to remove, unless its first line begins with one."""
@@ -111,7 +112,9 @@ def _line(line: tuple[str, bool], whole: str) -> str:
             cells = [_inline(cell, whole) for cell in re.split(r"(?<!\\)\|", row["cells"])]
             return pause.join([cell for cell in cells if any(map(str.isalnum, cell))])
         mark = _LINE_MARKS.match(text)
-        text = text[mark.end() :] if mark is not None else text
+        if mark is not None:
+            text = text[mark.end() :]
+            text = text.rstrip("# \t\r") if "#" in mark[0] else text
     return _inline(text, whole)
 
 
@@ -119,6 +122,7 @@ def _inline(text: str, whole: str) -> str:
     """The text without marks inside it; inline code stays as it is."""
     if _MARKS.search(text) is None:
         return " ".join(text.split())
+    text = _FACE.sub("", text)
     said = []
     at = 0
     for span in _TICKS.finditer(text):
