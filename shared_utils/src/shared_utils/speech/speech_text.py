@@ -28,7 +28,7 @@ _TAG: Final = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]{0,500}>", re.DOTALL)
 _BREAK: Final = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"\\([!-/:-@\[-`{-~])")
 _STARS: Final = re.compile(
-    r"(?<!\d)\*{2,}|\*{2,}(?!\d)|(?<![A-Za-z0-9])\*(?!\s)|(?<!\s)\*(?![A-Za-z0-9])|(?<=[^\x00-\x7f])\*|\*(?=[^\x00-\x7f])"
+    r"(?<!\d)\*{2,}|\*{2,}(?!\d)|(?<![A-Za-z0-9*])\*(?![\s*])|(?<![\s*])\*(?![A-Za-z0-9*])|(?<=[^\x00-\x7f])\*|\*(?=[^\x00-\x7f])"
 )
 _LOW_LINES: Final = re.compile(r"(?<![A-Za-z0-9_])_+(?=\S)|(?<=\S)_+(?![A-Za-z0-9_])")
 _STRUCK: Final = re.compile(r"~~(?=\S)|(?<=\S)~~(?=\s|\Z)")
