@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from scripted_model import conversation, embeddings, script, wire
 from scripted_model.calls import Call, Calls
@@ -56,13 +57,15 @@ def application(
         call = calls.start(told.newest, body)
         marked = "" if script.summarising(told) else told.newest
         fault = faults.decide(marked, after_tool=bool(told.uses_now))
-        outcome = "abandoned"
+        outcome, response = "abandoned", Response()
         try:
-            if not await _waited(request, fault.delay + fault.seconds):
-                return Response()
-            outcome, response = await _outcome(request, told, call, fault, thinks=thinks)
+            if await _waited(request, fault.delay + fault.seconds):
+                outcome, response = await _outcome(request, told, call, fault, thinks=thinks)
         finally:
-            calls.finish(call, outcome)
+            if not isinstance(response, _Spoken):
+                calls.finish(call, outcome)
+        if isinstance(response, _Spoken):
+            response.finished = lambda complete: calls.finish(call, outcome if complete else "abandoned")
         return response
 
     @app.post("/v1/embeddings")
@@ -109,7 +112,7 @@ async def _outcome(
     call.reply = reply.text
     call.tool = {"name": reply.call.name, "arguments": reply.call.arguments} if reply.call else None
     outcome = fault.action or ("tool" if reply.call else "text")
-    return outcome, _completion(call, reply, thought=_THOUGHT if thinks else "")
+    return outcome, _completion(call, reply, thought=_THOUGHT if thinks else "", pace=fault.pace)
 
 
 def _scripted(told: Conversation) -> Reply:
@@ -118,16 +121,39 @@ def _scripted(told: Conversation) -> Reply:
     return script.reply(replace(told, newest=without_markers(told.newest), timeline=timeline), must_store=must_store)
 
 
-def _completion(call: Call, reply: Reply, *, thought: str) -> Response:
+def _completion(call: Call, reply: Reply, *, thought: str, pace: float) -> Response:
     body = call.request
     tokens = sum(wire.count_tokens(str(message)) for message in body["messages"])
     model = str(body.get("model", "scripted"))
     completion = wire.Completion(wire.call_id(body, call.number), model, reply, tokens, thought)
     if body.get("stream"):
         options = body.get("stream_options")
-        events = completion.events(include_usage=bool(isinstance(options, dict) and options.get("include_usage")))
-        return StreamingResponse(events, media_type="text/event-stream")
+        include_usage = bool(isinstance(options, dict) and options.get("include_usage"))
+        events = completion.events(include_usage=include_usage, by_token=bool(pace))
+        return _Spoken(call, events, pace) if pace else StreamingResponse(events, media_type="text/event-stream")
     return JSONResponse(completion.body())
+
+
+class _Spoken(StreamingResponse):
+    """A streamed answer that takes its time. ``finished`` is told whether the client listened to the end."""
+
+    def __init__(self, call: Call, events: Iterable[str], pace: float) -> None:
+        super().__init__(self._speak(call, events, pace), media_type="text/event-stream")
+        self.finished: Callable[[bool], None] = lambda _complete: None
+        self._complete = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.finished(self._complete)
+
+    async def _speak(self, call: Call, events: Iterable[str], pace: float) -> AsyncIterator[str]:
+        for event in events:
+            yield event
+            call.events += 1
+            await asyncio.sleep(pace)
+        self._complete = True
 
 
 async def _waited(request: Request, seconds: float) -> bool:

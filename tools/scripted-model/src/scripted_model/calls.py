@@ -22,6 +22,8 @@ class Call:
     outcome: str = "in flight"
     reply: str = ""
     tool: Mapping[str, Any] | None = None
+    events: int = 0
+    """Sent so far, of an answer that is streamed at a pace."""
 
     def summary(self, *, full: bool) -> dict[str, Any]:
         short = {
@@ -31,6 +33,7 @@ class Call:
             "outcome": self.outcome,
             "reply": self.reply,
             "tool": self.tool,
+            "events": self.events,
         }
         return {**short, "request": self.request} if full else short
 

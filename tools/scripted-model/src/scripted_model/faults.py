@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Action = Literal["fail", "empty", "cut", "hang", "drop"]
 
-MarkerName = Literal["fail-after-tool", "fail", "empty", "cut", "hang", "drop", "latency"]
+MarkerName = Literal["fail-after-tool", "fail", "empty", "cut", "hang", "drop", "latency", "pace"]
 
 _MARKER = re.compile(
-    r"\s*\[\[(?P<name>fail-after-tool|fail|empty|cut|hang|drop|latency)(?::(?P<number>\d+(?:\.\d+)?))?"
+    r"\s*\[\[(?P<name>fail-after-tool|fail|empty|cut|hang|drop|latency|pace)(?::(?P<number>\d+(?:\.\d+)?))?"
     r"(?:\s+(?:(?P<once>once)|times=(?P<times>\d+)))?\]\]\s*"
 )
-_DEFAULTS = {"fail": 500.0, "fail-after-tool": 500.0, "hang": 3600.0, "latency": 1000.0}
+_DEFAULTS = {"fail": 500.0, "fail-after-tool": 500.0, "hang": 3600.0, "latency": 1000.0, "pace": 100.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,15 @@ class Fault:
 
     ``fail`` answers ``status``; ``empty`` answers without text; ``cut`` answers with
     the first half of the text, as at the length limit; ``drop`` closes the connection without answering;
-    ``hang`` says nothing for ``seconds`` and then does the same. ``delay`` (seconds) comes before any of them.
+    ``hang`` says nothing for ``seconds`` and then does the same. ``delay`` (seconds) comes before any of them. A
+    streamed answer is sent token by token with ``pace`` seconds between them; 0 sends it at once, in larger chunks.
     """
 
     action: Action | None = None
     status: int = 500
     seconds: float = 0.0
     delay: float = 0.0
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Marker:
                 return Fault("fail", status=int(self.number))
             case "latency":
                 return Fault(delay=self.number / 1000)
+            case "pace":
+                return Fault(pace=self.number / 1000)
             case "hang":
                 return Fault("hang", seconds=self.number)
             case "empty" | "cut":
@@ -67,6 +71,7 @@ class Dial(BaseModel):
         status: the HTTP status of ``fail``.
         seconds: how long ``hang`` says nothing.
         latency_ms: added to every call.
+        pace_ms: between two tokens of a streamed answer.
         every: ``action`` hits each n-th call.
         next: ``action`` hits this many calls and is then over; None for no end.
         rate: ``action`` hits a call with this probability, drawn from ``seed``.
@@ -78,6 +83,7 @@ class Dial(BaseModel):
     status: int = Field(default=500, ge=400, le=599)
     seconds: float = Field(default=3600.0, ge=0)
     latency_ms: float = Field(default=0.0, ge=0)
+    pace_ms: float = Field(default=0.0, ge=0)
     every: int = Field(default=1, ge=1)
     next: int | None = Field(default=None, ge=0)
     rate: float = Field(default=1.0, ge=0, le=1)
@@ -118,16 +124,16 @@ class Faults:
         faults = [self._dialled(), *(m.fault for m in markers(text) if self._applies(text, m, after_tool))]
         delay = sum(fault.delay for fault in faults)
         active = next((fault for fault in reversed(faults) if fault.action), Fault())
-        return Fault(active.action, active.status, active.seconds, delay)
+        return Fault(active.action, active.status, active.seconds, delay, max(fault.pace for fault in faults))
 
     def _dialled(self) -> Fault:
-        dial, late = self._dial, self._dial.latency_ms / 1000
+        dial, late, pace = self._dial, self._dial.latency_ms / 1000, self._dial.pace_ms / 1000
         self._calls += 1
         over = dial.next is not None and self._hits >= dial.next
         if dial.action is None or over or self._calls % dial.every or self._random.random() >= dial.rate:
-            return Fault(delay=late)
+            return Fault(delay=late, pace=pace)
         self._hits += 1
-        return Fault(dial.action, dial.status, dial.seconds if dial.action == "hang" else 0.0, late)
+        return Fault(dial.action, dial.status, dial.seconds if dial.action == "hang" else 0.0, late, pace)
 
     def _applies(self, text: str, marker: Marker, after_tool: bool) -> bool:
         if marker.name == "fail-after-tool" and not after_tool:

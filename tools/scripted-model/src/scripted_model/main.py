@@ -22,6 +22,7 @@ def _run(
     model: Annotated[list[str] | None, typer.Option(help="Model id to offer; may be repeated.")] = None,
     context_length: Annotated[int, typer.Option(help="Context window to claim, in tokens.")] = 128_000,
     latency_ms: Annotated[float, typer.Option(help="Delay of every chat completion.", min=0)] = 0.0,
+    pace_ms: Annotated[float, typer.Option(help="Pause between two tokens of a streamed answer.", min=0)] = 0.0,
     fail_rate: Annotated[float, typer.Option(help="Share of chat completions that fail.", min=0, max=1)] = 0.0,
     fail_status: Annotated[int, typer.Option(help="HTTP status of failed completions.", min=400, max=599)] = 500,
     seed: Annotated[int, typer.Option(help="Which completions fail.")] = 0,
@@ -38,6 +39,7 @@ def _run(
         action="fail" if fail_rate else None,
         status=fail_status,
         latency_ms=latency_ms,
+        pace_ms=pace_ms,
         rate=fail_rate or 1.0,
         seed=seed,
     )

@@ -13,8 +13,10 @@ from typing import Any
 from scripted_model.script import Reply
 
 _TOKEN = re.compile(r"[\u3400-\u9fff]|\w+|[^\w\s]")
-_CHUNK = 16
-"""Characters of content in one streamed chunk."""
+_CHUNK = re.compile(r".{1,16}", re.DOTALL)
+"""The content of one streamed chunk."""
+_SPACED_TOKEN = re.compile(r"\s*(?:[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s])|\s+")
+"""A token with the space before it; together they are the whole text."""
 
 _ERRORS = {
     400: ("invalid_request_error", "bad_request"),
@@ -68,15 +70,28 @@ class Completion:
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason, "logprobs": None}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage}
 
-    def events(self, *, include_usage: bool) -> Iterator[str]:
-        """The answer to a request with ``stream``, as server-sent events."""
+    def events(self, *, include_usage: bool, by_token: bool = False) -> Iterator[str]:
+        """The answer to a request with ``stream``, as server-sent events.
+
+        Args:
+            include_usage: an event with the usage comes last.
+            by_token: text and arguments of a tool call come token by token.
+        """
+        pieces = _SPACED_TOKEN if by_token else _CHUNK
         yield self._event({"role": "assistant", "content": None if self.reply.call else ""})
         if self.thought:
             yield self._event({"reasoning_content": self.thought})
         if self.reply.call:
-            yield self._event({"tool_calls": [{"index": 0, **self._tool_call()}]})
-        for start in range(0, len(self.reply.text), _CHUNK):
-            yield self._event({"content": self.reply.text[start : start + _CHUNK]})
+            call = self._tool_call()
+            function = call["function"]
+            arguments = pieces.findall(function["arguments"]) if by_token else [function["arguments"]]
+            yield self._event(
+                {"tool_calls": [{"index": 0, **call, "function": {**function, "arguments": arguments[0]}}]}
+            )
+            for part in arguments[1:]:
+                yield self._event({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
+        for piece in pieces.findall(self.reply.text):
+            yield self._event({"content": piece})
         yield self._event({}, self.finish_reason)
         if include_usage:
             yield _sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self.usage})
