@@ -120,7 +120,8 @@ class Dials:
 def marked(text: str) -> Dial:
     """The fault that a message asks for with a marker of the scripted model; one without a mode where it asks for none.
 
-    Of those markers the double knows ``[[latency:MILLISECONDS]]``, ``[[fail:STATUS]]`` and ``[[cut]]``.
+    Of those markers the double knows ``[[latency:MILLISECONDS]]``, ``[[fail:STATUS]]`` and ``[[cut]]``; for
+    ``[[pace:MILLISECONDS]]`` see :func:`pace_of`.
     """
     for marker in markers(text):
         if marker.name == "latency":
@@ -130,3 +131,8 @@ def marked(text: str) -> Dial:
         if marker.name == "cut":
             return Dial(mode="length")
     return Dial()
+
+
+def pace_of(text: str) -> float:
+    """Seconds between two pieces of a streamed answer, which a message asks for with ``[[pace:MILLISECONDS]]``."""
+    return max((marker.fault.pace for marker in markers(text)), default=0.0)

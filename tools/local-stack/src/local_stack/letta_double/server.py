@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,9 +13,10 @@ from aiohttp.typedefs import Handler
 from local_stack.letta_double.agents import Agents, page_of, unknown
 from local_stack.letta_double.answers import USAGE, health
 from local_stack.letta_double.connections import DIAL, cutting
-from local_stack.letta_double.dials import OPERATIONS, Dial, Dials, marked
+from local_stack.letta_double.dials import OPERATIONS, Dial, Dials, marked, pace_of
 from local_stack.letta_double.store import LettaStore
-from local_stack.letta_double.turns import REFUSALS, Pace, Turns, answer_to
+from local_stack.letta_double.streams import TurnStopped, TurnStream
+from local_stack.letta_double.turns import REFUSALS, Pace, Turns, answer_to, refusal, stop_reason
 
 _LARGEST_REQUEST: Final = 64 * 2**20
 
@@ -148,7 +149,7 @@ class Server:
         return web.json_response(USAGE)
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        """Mark the runs as cancelled; their turns continue and are stored."""
+        """Mark the runs as cancelled; their turns continue and are stored, unless they are streamed."""
         self.store.cancel_runs((await request.json()).get("run_ids") or [])
         return web.json_response({})
 
@@ -163,11 +164,22 @@ class Server:
         dial = request[DIAL]
         if not dial.mode:
             dial = marked(str(asked["messages"][-1]["content"]))
+        if asked.get("streaming") and dial.mode != "status":
+            return await self._stream_turn(request, agent_id, asked, dial)
         answer = await self.turns.run(agent_id, asked, dial)
         if answer is None:
-            body = REFUSALS.get(dial.code, REFUSALS[500]) if dial.body is None else dial.body
-            return web.json_response(body, status=dial.code)
+            return web.json_response(refusal(dial), status=dial.code)
         return await answer_to(request, dial, answer)
+
+    async def _stream_turn(
+        self, request: web.Request, agent_id: str, asked: Mapping[str, Any], dial: Dial
+    ) -> web.StreamResponse:
+        stream = TurnStream(request, dial, self.store, pace_of(str(asked["messages"][-1]["content"])))
+        try:
+            answer = await self.turns.run(agent_id, asked, dial, stream)
+        except TurnStopped:
+            return await stream.over()
+        return await (stream.refuse(refusal(dial)) if answer is None else stream.end(stop_reason(dial)))
 
     async def _control(self, request: web.Request) -> web.Response:
         self.dials.set(Dial(**await request.json()))

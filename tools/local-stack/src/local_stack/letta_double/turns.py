@@ -16,6 +16,7 @@ from aiohttp import web
 from local_stack.letta_double.answers import turn_answer
 from local_stack.letta_double.dials import Dial
 from local_stack.letta_double.store import LettaStore
+from local_stack.letta_double.streams import TurnStream
 
 REFUSALS: Final[Mapping[int, Any]] = {
     401: {"detail": "Unauthorized"},
@@ -62,8 +63,13 @@ class Turns:
         """In this process."""
         self.most_at_work = 0
 
-    async def run(self, agent_id: str, request: Mapping[str, Any], dial: Dial) -> list[dict[str, Any]] | None:
-        """Process a request and return the stored answer; None if Letta refuses it, at once or at a later step."""
+    async def run(
+        self, agent_id: str, request: Mapping[str, Any], dial: Dial, stream: TurnStream | None = None
+    ) -> list[dict[str, Any]] | None:
+        """Process a request and return the stored answer; None if Letta refuses it, at once or at a later step.
+
+        Raises TurnStopped if a turn with a stream was cancelled.
+        """
         self.begun += 1
         if dial.mode == "status":
             return None
@@ -72,12 +78,15 @@ class Turns:
         listing = asyncio.get_running_loop().call_later(late, self._store.begin_run, agent_id, run_id, request)
         try:
             with self._working(agent_id):
+                if stream is not None:
+                    self._store.begin_run(agent_id, run_id, request)
+                    await stream.begin(run_id)
                 await self._gathered.wait()
-                answer = await self._answer(agent_id, run_id, request["messages"], dial)
+                answer = await self._answer(agent_id, run_id, request["messages"], dial, stream)
         finally:
             listing.cancel()
         self._store.begin_run(agent_id, run_id, request)  # a turn that took less than the run's lag
-        self._store.end_run(run_id, "failed" if answer is None else "completed", _stop_reason(dial))
+        self._store.end_run(run_id, "failed" if answer is None else "completed", stop_reason(dial))
         return answer
 
     @contextmanager
@@ -94,7 +103,12 @@ class Turns:
             self.at_work -= 1
 
     async def _answer(
-        self, agent_id: str, run_id: str, messages: Sequence[Mapping[str, Any]], dial: Dial
+        self,
+        agent_id: str,
+        run_id: str,
+        messages: Sequence[Mapping[str, Any]],
+        dial: Dial,
+        stream: TurnStream | None,
     ) -> list[dict[str, Any]] | None:
         text = dial.text if dial.mode == "text" else f"echo: {messages[-1]['content']}"
         said = {"role": "assistant", "content": text}
@@ -103,28 +117,34 @@ class Turns:
         await asyncio.sleep(self._pace.latency + (dial.seconds if dial.mode in {"hang", "late_run"} else 0.0))
         if dial.mode in {"tool", "late_status"}:
             call = {"role": "tool_call_message", "content": "memory_insert"}
+            if stream is not None:
+                await stream.use_tool(run_id)
             self._store.store_step(agent_id, run_id, [*messages, call])
+            messages = []
             await asyncio.sleep(max(dial.seconds, self._pace.latency))
-            if dial.mode == "late_status":
-                return None
-            self._store.store_step(agent_id, run_id, [said])
-        elif dial.mode == "failed":
+        if dial.mode in {"late_status", "failed"}:
             return None
-        elif dial.mode == "empty":
+        if dial.mode == "empty":
             self._store.store_step(agent_id, run_id, messages)
             return []
-        else:
-            self._store.store_step(agent_id, run_id, [*messages, said])
+        if stream is not None:
+            await stream.say(run_id, text)
+        self._store.store_step(agent_id, run_id, [*messages, said])
         return [{"id": f"message-{uuid.uuid4()}", "message_type": "assistant_message", "content": text}]
 
 
-def _stop_reason(dial: Dial) -> str:
+def stop_reason(dial: Dial) -> str:
     return "max_tokens_exceeded" if dial.mode == "length" else "end_turn"
+
+
+def refusal(dial: Dial) -> Any:
+    """What Letta says where it refuses a turn."""
+    return REFUSALS.get(dial.code, REFUSALS[500]) if dial.body is None else dial.body
 
 
 async def answer_to(request: web.Request, dial: Dial, answer: Sequence[Mapping[str, Any]]) -> web.StreamResponse:
     """Send a turn's answer, whole or as the fault requires."""
-    body = json.dumps(turn_answer(answer, _stop_reason(dial))).encode()
+    body = json.dumps(turn_answer(answer, stop_reason(dial))).encode()
     transport = request.transport
     if transport is not None:
         transport.write(_repeated_later.pop(transport, b""))
