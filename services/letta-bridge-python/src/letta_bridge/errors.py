@@ -9,6 +9,7 @@
     │   ├── AgentGone                 404: find it by tag or make a new one
     │   ├── LettaRejected             sending it again would not help; `cause` names whose fault it is
     │   ├── TurnInterrupted           broken off in the middle: not again, it may be stored later
+    │   ├── TurnCancelled             its run was cancelled while Letta streamed it
     │   ├── EarlierTurnRunning        not sent: it would run beside an earlier turn of its agent
     │   └── EmptyAnswer               answered, but said nothing
     ├── BreakerOpen                   the Letta server is left alone for a while
@@ -120,6 +121,17 @@ class TurnInterrupted(LettaError):
     """
 
     code = "turn_interrupted"
+
+
+class TurnCancelled(LettaError):
+    """The turn's run was cancelled while Letta streamed it, and Letta stopped.
+
+    Letta stores a turn step by step: of the step that was cancelled it stores nothing, not even the user's message
+    where it is the first step. Steps that ended before, with their tool calls, are stored.
+    """
+
+    code = "turn_cancelled"
+    cause = "cancelled"
 
 
 class EarlierTurnRunning(LettaError):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown
+from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown, TurnCancelled
 from letta_bridge.letta import (
     AgentSpec,
     Block,
@@ -29,7 +29,8 @@ from letta_bridge.letta import (
     turn_otid,
 )
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.testing.letta import InMemoryLetta
+from letta_bridge.testing.letta import Hold, InMemoryLetta
+from letta_bridge.testing.turn_listener import Heard
 
 servers = pytest.mark.parametrize("world", ["double", pytest.param("server", marks=pytest.mark.letta)], indirect=True)
 GONE = "agent-22006411-d94a-4f4b-9bd9-25f0a9d311a8"
@@ -277,6 +278,68 @@ async def test_a_turn_is_answered_and_found_again(world: World) -> None:
     assert [m["content"] for m in spoken] == ["第0句", answers[0].text, "第1句", answers[1].text]
     assert [m["otid"] for m in spoken if m["message_type"] == "user_message"] == otids
     assert [m["content"] for m in await world.letta.history(agent, limit=2)] == ["第1句", answers[1].text]
+
+
+async def test_a_listener_hears_the_turn_and_the_answer_is_the_same(world: World) -> None:
+    agent, other = await world.agent(), await world.agent()
+    said, heard, otid = "Where is the garden, 小明?", Heard(), str(uuid.uuid4())
+    whole = await world.letta.send(other, [user(said, str(uuid.uuid4()))], timeout=60)
+    answer = await world.letta.send(agent, [user(said, otid)], timeout=60, listener=heard)
+    assert answer == whole
+    assert heard.messages == [answer.text]
+    assert len(heard.pieces) > 1, "the double, too, speaks in pieces"
+    found = await world.find(agent, otid)
+    assert found.answer is not None
+    assert (found.state, found.answer.text) == (TurnState.STORED, answer.text)
+    assert [found.run_id] == heard.runs
+
+
+async def test_a_turn_with_a_listener_is_refused_as_one_without(world: World) -> None:
+    agent, heard = await world.agent(), Heard()
+    with pytest.raises(LettaRejected) as caught:
+        await world.letta.send(agent, [user("", str(uuid.uuid4()))], timeout=60, listener=heard)
+    assert caught.value.cause == "bad_request"
+    with pytest.raises(AgentGone):
+        await world.letta.send(GONE, [user("hello", str(uuid.uuid4()))], timeout=60, listener=heard)
+    if isinstance(world.letta, InMemoryLetta):
+        world.letta.fail_next(OutcomeUnknown(cause="server_error"))
+    with pytest.raises(OutcomeUnknown) as failed:
+        await world.letta.send(
+            agent, [user("[[fail:500]] hello", otid := str(uuid.uuid4()))], timeout=60, listener=heard
+        )
+    assert failed.value.cause == "server_error"
+    assert heard.pieces == []
+    assert (await world.find(agent, otid)).state is TurnState.ABSENT
+
+
+async def test_a_turn_with_a_listener_continues_after_its_caller_left(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    heard = Heard()
+    with world.slow(), pytest.raises(OutcomeUnknown) as caught:
+        await world.letta.send(agent, [user("hello", otid)], timeout=0.02, listener=heard)
+    assert caught.value.cause == "timeout"
+    assert (await world.wait_until(agent, otid, TurnState.STORED)).answer is not None
+    assert heard.pieces == []
+
+
+async def test_cancelling_ends_a_turn_with_a_listener_and_stores_nothing_of_it(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    heard = Heard()
+    hold = Hold()
+    if isinstance(world.letta, InMemoryLetta):
+        world.letta.stream_next("one ", "two ", hold, "three ", "four")
+    turn = asyncio.create_task(
+        world.letta.send(agent, [user(f"[[pace:300]] {'word ' * 60}", otid)], timeout=60, listener=heard)
+    )
+    await heard.until(lambda heard: len(heard.pieces) >= 2)
+    await world.letta.cancel(agent, heard.runs)
+    hold.release()
+    with pytest.raises(TurnCancelled):
+        await turn
+    assert len(heard.pieces) < 10
+    assert (await world.find(agent, otid)).state is TurnState.CANCELLED
+    assert [m for m in await world.letta.history(agent) if m.get("run_id")] == []
+    assert (await world.letta.send(agent, [user("hello", str(uuid.uuid4()))], timeout=60, listener=Heard())).text
 
 
 async def test_run_end_has_the_stop_reason_and_usage(world: World) -> None:

@@ -34,6 +34,9 @@ MEMORY_TOOLS = frozenset(
 )
 """Letta's tools that change what an agent remembers."""
 
+SEND_MESSAGE = "send_message"
+"""The tool with which agents of older types speak to the user."""
+
 FOUND = "found"
 """The stop reason of an answer read from the agent's history, where Letta keeps none."""
 
@@ -71,15 +74,16 @@ def answer_of(messages: object, *, stop_reason: str, usage: Usage | None = None)
 
 
 def _text(messages: list[dict[str, object]]) -> str:
-    said = [_content(m.get("content")) for m in messages if m.get("message_type") == "assistant_message"]
-    return clean_text(_joined(said) or _joined(_sent_by_tool(messages)))
+    said = [content_text(m.get("content")) for m in messages if m.get("message_type") == "assistant_message"]
+    return clean_text(_joined(said) or _joined(sent_by_tool(messages)))
 
 
 def _joined(said: Iterable[str]) -> str:
     return "\n".join([part for part in map(text_for_user, said) if part and not part.isspace()])
 
 
-def _content(content: object) -> str:
+def content_text(content: object) -> str:
+    """The text of a message's content, which is a string or a list of parts; empty for anything else."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -96,15 +100,15 @@ def _part(part: object) -> str:
     return ""
 
 
-def _sent_by_tool(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
+def sent_by_tool(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """Text of older agent types, which answer by calling the tool ``send_message``."""
     for message in messages:
-        for name, _, arguments in _tool_calls(message):
-            if name == "send_message":
+        for name, _, arguments in tool_calls(message):
+            if name == SEND_MESSAGE:
                 yield _message_argument(arguments)
 
 
-def _tool_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
+def tool_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
     """Name, call id and arguments of every tool call; the list form repeats the single one."""
     if message.get("message_type") != "tool_call_message":
         return
@@ -118,7 +122,7 @@ def _tool_calls(message: Mapping[str, object]) -> Iterator[tuple[str, object, ob
 def _message_argument(arguments: object) -> str:
     given = _parsed(arguments) if isinstance(arguments, str) else arguments
     if isinstance(given, dict):
-        return _content(given.get("message"))
+        return content_text(given.get("message"))
     return _salvaged(arguments) if isinstance(arguments, str) else ""
 
 
@@ -145,18 +149,22 @@ def _memory_updated(messages: list[dict[str, object]]) -> bool:
     if not returns:
         return False
     names = {
-        call_id: name for message in messages for name, call_id, _ in _tool_calls(message) if isinstance(call_id, str)
+        call_id: name for message in messages for name, call_id, _ in tool_calls(message) if isinstance(call_id, str)
     }
     for message in returns:
-        listed = message.get("tool_returns")
-        for returned in listed if isinstance(listed, list) and listed else [message]:
-            if not isinstance(returned, dict) or returned.get("status") != "success":
-                continue
-            call_id = returned.get("tool_call_id")
-            name = names.get(call_id, message.get("name")) if isinstance(call_id, str) else message.get("name")
-            if isinstance(name, str) and name in MEMORY_TOOLS:
+        for name, call_id, succeeded in tool_returns(message):
+            called = names.get(call_id, name) if isinstance(call_id, str) else name
+            if succeeded and isinstance(called, str) and called in MEMORY_TOOLS:
                 return True
     return False
+
+
+def tool_returns(message: Mapping[str, object]) -> Iterator[tuple[object, object, bool]]:
+    """Tool name if given, call id, and success, of everything that a tool return message reports."""
+    listed = message.get("tool_returns")
+    for returned in listed if isinstance(listed, list) and listed else [message]:
+        if isinstance(returned, Mapping):
+            yield message.get("name"), returned.get("tool_call_id"), returned.get("status") == "success"
 
 
 def _stop_reason(value: object) -> str:

@@ -42,8 +42,8 @@ class CleanResponse(aiohttp.ClientResponse):
         """Read the head. After a refusal the connection is not used again: two refusals may well be equal."""
         self._connection_used = connection.protocol
         await super().start(connection)
-        if self._connection_used is not None and self.status != _OK:
-            self._connection_used.force_close()
+        if self.status != _OK:
+            self.end_connection()
         return self
 
     async def whole(self) -> bytes:
@@ -54,6 +54,11 @@ class CleanResponse(aiohttp.ClientResponse):
             connection.close()
             raise aiohttp.ServerDisconnectedError("The connection delivered an earlier request's answer again.")
         return body
+
+    def end_connection(self) -> None:
+        """No request after this one uses the connection. Called before the body is read, nothing can come between."""
+        if self._connection_used is not None:
+            self._connection_used.force_close()
 
     def distrust(self) -> None:
         """Close the connection: what came was no answer, so the true one may follow and look like the next one's."""

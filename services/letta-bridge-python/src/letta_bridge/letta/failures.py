@@ -37,6 +37,26 @@ _OF_THE_MODEL = frozenset(Cause) - {Cause.BAD_REQUEST, Cause.RATE_LIMITED, Cause
 an exhausted quota would look transient.
 """
 
+_LETTAS_CODE = re.compile(r"([A-Z_]{5,40}): ")
+"""How the text of an exception of Letta's own begins."""
+_STREAM_STATUSES: Mapping[str, tuple[int, str]] = {
+    "INVALID_ARGUMENT": (400, "llm_bad_request"),
+    "CONTEXT_WINDOW_EXCEEDED": (400, ""),
+    "UNAUTHENTICATED": (401, "llm_authentication"),
+    "PAYMENT_REQUIRED": (402, "llm_insufficient_credits"),
+    "CONFLICT": (409, ""),
+    "RATE_LIMIT_EXCEEDED": (429, "llm_rate_limit"),
+    "TIMEOUT": (504, "llm_timeout"),
+    "llm_authentication": (401, "llm_authentication"),
+    "llm_rate_limit": (429, "llm_rate_limit"),
+    "llm_timeout": (504, "llm_timeout"),
+}
+"""Code or ``error_type`` of a stream's error → status and type of the same error of a turn that is not streamed."""
+_UNPROCESSABLE = "Invalid request content for "
+"""The one refusal of a provider (422) with the code of a bad request for which Letta answers 500."""
+_EMPTY_CONTENT = "Message content is empty or invalid"
+_DATABASE_CONFLICT = re.compile(r"deadlock was detected|DeadlockDetectedError|database lock|locked by another")
+
 # Server errors that a retry would repeat: not implemented, HTTP version not supported.
 _PERMANENT_STATUSES = frozenset({501, 505})
 
@@ -92,6 +112,37 @@ def refusal(
     if reads and isinstance(error, OutcomeUnknown):
         return LettaUnavailable(str(error), retry_after=error.retry_after)
     return error
+
+
+def refusal_in_stream(error: Mapping[str, object], *, sent: Collection[str] = ()) -> LettaError:
+    """The error for an error event of a stream, which Letta sends with status 200.
+
+    It is the one that :func:`refusal` gives for the same failure of a turn that is not streamed. There, Letta chooses
+    the status by the class of its exception, of which an event has only the code, at the beginning of ``detail``, and
+    for some failures an ``error_type``.
+
+    Args:
+        error: the event's data, with ``error_type``, ``message`` and ``detail``; where Letta's web framework made it,
+            with ``error`` and perhaps ``code``.
+        sent: texts of the request, which no error may quote.
+    """
+    kind, detail = error.get("error_type"), error.get("detail") or error.get("error") or error.get("message")
+    if isinstance(detail, Mapping):
+        kind, detail = detail.get("error_type", kind), detail.get("detail") or detail.get("message")
+    text = detail if isinstance(detail, str) else ""
+    code = _LETTAS_CODE.match(text) if text else None
+    named = code[1] if code else error.get("code")
+    status, meant = _STREAM_STATUSES.get(
+        str(named), _STREAM_STATUSES.get(str(kind), (HTTPStatus.INTERNAL_SERVER_ERROR, "llm_error"))
+    )
+    if meant == "llm_bad_request" and _UNPROCESSABLE in text:
+        status, meant = HTTPStatus.INTERNAL_SERVER_ERROR, "llm_error"
+    elif _EMPTY_CONTENT in text:
+        status, meant = HTTPStatus.BAD_REQUEST, ""
+    elif _DATABASE_CONFLICT.search(text):
+        status, meant = HTTPStatus.CONFLICT, ""
+    content = {"error": {"type": meant, "detail": text}} if meant else {"detail": text}
+    return refusal(status, json.dumps(content).encode(), sent=sent)
 
 
 class _Said:

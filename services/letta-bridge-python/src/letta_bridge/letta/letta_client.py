@@ -1,19 +1,17 @@
 """The Letta V1 server as a :class:`~letta_bridge.letta.port.LettaPort`; the only module that knows Letta's SDK.
 
-Turns, the hot path, are plain POSTs over aiohttp: the SDK's typed call costs ten times as much, and httpx's own pool
-collapses under many slow requests. Everything else goes through the SDK, over aiohttp as well. Turns share connections;
-each other request opens its own, because equal answers would make a duplicate undetectable.
+Turns, the hot path, have requests of their own (``turn_requests.py``). Everything else goes through the SDK, over
+aiohttp as well. Turns share connections; each other request opens its own, because equal answers would make a duplicate
+undetectable.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
@@ -22,13 +20,10 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from letta_client import APIStatusError, AsyncLetta, Omit, not_given, omit
-from pydantic_core import PydanticSerializationError, to_json
 from yarl import URL
 
-from letta_bridge.errors import AgentGone, LettaRejected, LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta.answer import parse_answer, run_end
-from letta_bridge.letta.clean_connections import CleanRequest, CleanResponse, StaleConnection
-from letta_bridge.letta.failures import refusal, transport_failure
+from letta_bridge.errors import AgentGone, LettaRejected
+from letta_bridge.letta.answer import run_end
 from letta_bridge.letta.port import (
     AgentContents,
     AgentPassage,
@@ -40,6 +35,7 @@ from letta_bridge.letta.port import (
     RunEnd,
     SoughtTurn,
     TurnAnswer,
+    TurnListener,
     TurnMessage,
 )
 from letta_bridge.letta.responses import (
@@ -53,20 +49,16 @@ from letta_bridge.letta.responses import (
     json_texts,
     model_place,
 )
-from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL, Listed, Run, TurnSearch
+from letta_bridge.letta.turn_requests import TurnRequests
+from letta_bridge.letta.turn_search import Listed, Run, TurnSearch
 
 HISTORY_PAGE = 100
 """Messages per request; a sought turn is mostly among the newest."""
 OLDER_PAGE = 500
 """Messages per request after the first page."""
 
-# uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
-_KEEP_ALIVE = 3.0
 # Health checks still run while every turn waits.
 _SPARE_CONNECTIONS = 16
-_SUCCESS_STATUSES = range(200, 300)
-_MAX_CACHED_URLS = 10_000
-_MAX_CACHED_LIMITS = 16
 _AGENT_PAGE = 50
 _TAG_PAGE = 1000
 _TAGS_PER_SEARCH = 100
@@ -98,10 +90,6 @@ class LettaClient:
         timeout: float = 30.0,
     ) -> None:
         self._base_url = str(URL(base_url)).rstrip("/")
-        # Parsed URLs are reused, because parsing costs about a tenth of a request.
-        self._turns_url = lru_cache(_MAX_CACHED_URLS)(self._url_of_turns)
-        self._limits = lru_cache(_MAX_CACHED_LIMITS)(self._limits_of_turns)  # most turns have the same one
-        self._connect_timeout = connect_timeout
         others = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_concurrency + _SPARE_CONNECTIONS, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -116,35 +104,18 @@ class LettaClient:
             ),
         )
         self._sdk.api_key = api_key or None  # given None, the SDK would take LETTA_API_KEY from the environment
-        # Cookies would link requests of different users. Proxies from the environment are ignored.
-        self._turns = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_concurrency, keepalive_timeout=_KEEP_ALIVE),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", "Accept": "application/json", **self._sdk.auth_headers},
-            request_class=CleanRequest,
-            response_class=CleanResponse,
+        self._turns = TurnRequests(
+            self._base_url,
+            headers=self._sdk.auth_headers,
+            max_concurrency=max_concurrency,
+            connect_timeout=connect_timeout,
         )
 
-    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+    async def send(
+        self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float, listener: TurnListener | None = None
+    ) -> TurnAnswer:
         """Hand the agent a turn and wait for its answer; see the port."""
-        turn = {
-            "messages": [{"role": m.role, "content": m.content, "otid": m.otid} for m in messages],
-            TOOL_KWARG_LABEL: messages[-1].otid,
-        }
-        response, body = await self._post(self._turns_url(agent_id), _as_json(turn), timeout)
-        if response.status not in _SUCCESS_STATUSES:
-            sent = [message.content for message in messages]
-            raise refusal(response.status, body, retry_after=response.headers.get("Retry-After"), sent=sent)
-        try:
-            answer = parse_answer(body)
-        except ValueError:
-            response.distrust()
-            raise OutcomeUnknown(
-                f"The server that answered with status {response.status} at Letta's address is not Letta."
-            ) from None
-        if not answer.text:
-            response.distrust()
-        return answer
+        return await self._turns.send(agent_id, messages, timeout=timeout, listener=listener)
 
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
@@ -439,28 +410,6 @@ class LettaClient:
         await self._sdk.close()
         await self._turns.close()
 
-    def _url_of_turns(self, agent_id: str) -> URL:
-        return URL(f"{self._base_url}/v1/agents/{quote(agent_id, safe='')}/messages", encoded=True)
-
-    def _limits_of_turns(self, timeout: float) -> aiohttp.ClientTimeout:
-        # aiohttp would round a timeout up to a whole second, past the caller's own deadline.
-        return aiohttp.ClientTimeout(total=timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf)
-
-    async def _post(self, url: URL, body: bytes, timeout: float) -> tuple[CleanResponse, bytes]:
-        if self._turns.closed:
-            raise LettaUnavailable("The connection to Letta was closed by the bridge itself.")
-        while True:
-            try:
-                async with self._turns.post(
-                    url, data=body, timeout=self._limits(timeout), allow_redirects=False
-                ) as response:
-                    clean = cast("CleanResponse", response)
-                    return clean, await clean.whole()
-            except StaleConnection:
-                continue  # on the next connection, at last on a new one
-            except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-                raise transport_failure(error, reads=False) from error
-
     async def _listed(self, tags: Sequence[str], *, match_all: bool) -> list[AgentRef]:
         """The agents that carry all of these tags, or one of them, oldest first."""
         found: list[AgentRef] = []
@@ -542,10 +491,3 @@ class LettaClient:
 
 def _given(value: int | None) -> int | Omit:
     return omit if value is None else value
-
-
-def _as_json(turn: object) -> bytes:
-    try:
-        return to_json(turn)  # seven times as fast
-    except PydanticSerializationError:  # half a surrogate pair, which only an escape can stand for
-        return json.dumps(turn).encode()

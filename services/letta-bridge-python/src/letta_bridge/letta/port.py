@@ -180,6 +180,42 @@ class TurnAnswer:
         return self.stop_reason == LENGTH_LIMIT
 
 
+class ToolState(StrEnum):
+    """What has happened to an agent's tool call."""
+
+    CALLED = "called"
+    RETURNED = "returned"
+    FAILED = "failed"
+
+
+class TurnListener(Protocol):
+    """Hears what happens in one turn, as it happens.
+
+    The methods are called synchronously, in order, and only before ``send`` returns or raises. They must not raise and
+    must return quickly, because Letta's next events wait for them.
+    """
+
+    def run(self, run_id: str) -> None:
+        """Letta has begun this run for the turn. Called at most once, before everything else."""
+        ...
+
+    def text(self, message: str, text: str) -> None:
+        """The next piece of an assistant message, as the model wrote it.
+
+        The pieces of one message add up to its text in Letta's history; thoughts and tool calls that the model wrote as
+        text are still in it. Agents that answer by calling ``send_message`` say all of it at the end of the turn.
+
+        Args:
+            message: Letta's id of the message; a turn with tool calls may have several messages.
+            text: never empty; cut anywhere, but not within a character.
+        """
+        ...
+
+    def tool(self, name: str, state: ToolState) -> None:
+        """A tool was called, has returned or has failed; once for each call and state."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RunEnd:
     """The end of a finished run: its stop reason, ``found`` if Letta gives none, and its tokens."""
@@ -303,12 +339,22 @@ class LettaTurns(Protocol):
         """One agent. Raises AgentGone where it does not exist."""
         ...
 
-    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+    async def send(
+        self,
+        agent_id: str,
+        messages: Sequence[TurnMessage],
+        *,
+        timeout: float,
+        listener: TurnListener | None = None,
+    ) -> TurnAnswer:
         """Hand the agent a turn and wait at most ``timeout`` seconds for its answer. Never retried in here.
 
         The run is labelled with the otid of the last message, by which :meth:`find_turns` recognises the turn's runs.
+        With a listener, Letta streams the turn, and :meth:`cancel` ends it. The answer and the errors are those of a
+        turn without one. What the listener heard of a turn that ends in an error may be stored or not.
 
         Raises:
+            TurnCancelled: a run of a turn with a listener was cancelled, and Letta ended the stream.
             LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
             OutcomeUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
                 ``find_turns`` first.
@@ -339,8 +385,9 @@ class LettaTurns(Protocol):
     async def cancel(self, agent_id: str, run_ids: Sequence[str]) -> None:
         """Ask Letta to stop these runs. Best effort: a finished or unknown run is not an error.
 
-        The runs are no longer active afterwards, but a model call in progress is not interrupted: its step, and the
-        answer in it, can still be stored later. Pass only runs of abandoned turns.
+        The runs are no longer active afterwards. A turn that was sent with a listener ends with TurnCancelled when the
+        model's next token arrives. Of a turn without one, the model call is not interrupted: its step, and the answer
+        in it, can still be stored later. Pass only runs of abandoned turns.
         """
         ...
 

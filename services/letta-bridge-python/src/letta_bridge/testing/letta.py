@@ -3,7 +3,7 @@
 It passes the same contract suite as the real adapter and copies what was measured of Letta 0.16.8: turns of one agent
 are not isolated (``overlaps`` records that), a turn whose caller disconnected continues, a run carries the label of its
 turn, and a cancelled run is no longer active although its turn continues; if that turn is stored after all, the run is
-completed.
+completed. A turn with a listener ends at its next piece after a cancel, and the step it was in is not stored.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from letta_bridge.errors import AgentGone, LettaError, LettaRejected, LettaUnavailable, OutcomeUnknown
-from letta_bridge.letta.answer import FOUND
+from letta_bridge.errors import (
+    AgentGone,
+    LettaError,
+    LettaRejected,
+    LettaUnavailable,
+    OutcomeUnknown,
+    TurnCancelled,
+)
+from letta_bridge.letta.answer import FOUND, MEMORY_TOOLS
 from letta_bridge.letta.port import (
     AgentContents,
     AgentPassage,
@@ -31,7 +38,9 @@ from letta_bridge.letta.port import (
     Note,
     RunEnd,
     SoughtTurn,
+    ToolState,
     TurnAnswer,
+    TurnListener,
     TurnMessage,
 )
 from letta_bridge.letta.turn_search import Run, TurnSearch, as_stored
@@ -43,11 +52,21 @@ Stored = Literal["nothing", "message", "answer"]
 
 _TOOLS = frozenset({"conversation_search", "memory_insert", "memory_replace", "memory_rethink"})
 _NAME = re.compile(r"[\w '-]+")
+_PIECE = re.compile(r".{1,4}", re.DOTALL)
+"""Of the text of a streamed turn."""
 
 
 def echo(_agent_id: str, messages: Sequence[TurnMessage]) -> str:
     """Return the last message."""
     return f"echo: {messages[-1].content}"
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """A tool call in the middle of a streamed turn, which begins a new step of it."""
+
+    name: str
+    succeeds: bool = True
 
 
 @dataclass
@@ -91,6 +110,36 @@ class Hold:
         await self._over.wait()
 
 
+StreamPart = str | ToolUse | Hold
+"""Of a streamed turn: a piece of text, a tool call, or a point where the turn waits."""
+
+
+class _Stream:
+    """What one listener hears of a turn, as long as the caller waits for it."""
+
+    def __init__(self, listener: TurnListener) -> None:
+        self._listener: TurnListener | None = listener
+        self._message = f"message-{uuid.uuid4()}"
+
+    def leave(self) -> None:
+        """The caller is gone; the turn continues unheard."""
+        self._listener = None
+
+    def run(self, run_id: str) -> None:
+        if self._listener is not None:
+            self._listener.run(run_id)
+
+    def text(self, text: str) -> None:
+        if self._listener is not None and text:
+            self._listener.text(self._message, text)
+
+    def tool(self, use: ToolUse) -> None:
+        self._message = f"message-{uuid.uuid4()}"  # what is said after it
+        if self._listener is not None:
+            self._listener.tool(use.name, ToolState.CALLED)
+            self._listener.tool(use.name, ToolState.RETURNED if use.succeeds else ToolState.FAILED)
+
+
 class InMemoryLetta:
     """A port with agents in memory.
 
@@ -119,6 +168,7 @@ class InMemoryLetta:
         self._notes: dict[str, tuple[str, Note]] = {}  # with its label
         self._turns: Counter[str] = Counter()
         self._faults: deque[_Fault] = deque()
+        self._scripts: deque[tuple[StreamPart, ...]] = deque()
         self._hold: Hold | None = None
         self._tasks: set[asyncio.Task[TurnAnswer]] = set()
 
@@ -128,6 +178,10 @@ class InMemoryLetta:
         ``leave_run``: its run stays active for ever, as that of a killed server does.
         """
         self._faults.append(_Fault(error, stored, leave_run))
+
+    def stream_next(self, *parts: StreamPart) -> None:
+        """Let the next turn with a listener consist of these; its answer is their text. Scripts queue up."""
+        self._scripts.append(parts)
 
     @contextmanager
     def held(self) -> Iterator[Hold]:
@@ -240,7 +294,9 @@ class InMemoryLetta:
         kept = [tag for tag in agent.ref.tags if tag not in remove and tag not in add]
         agent.ref = replace(agent.ref, tags=(*kept, *add))
 
-    async def send(self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+    async def send(
+        self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float, listener: TurnListener | None = None
+    ) -> TurnAnswer:
         """Answer a turn. After ``timeout`` seconds the caller is let go, and the turn goes on."""
         await self._reached()
         agent = self._existing(agent_id)
@@ -250,10 +306,15 @@ class InMemoryLetta:
         if fault is not None and isinstance(fault.error, LettaUnavailable):
             raise fault.error  # surely not sent
         self.sent.append((agent_id, tuple(messages)))
-        task = asyncio.create_task(self._turn(agent, tuple(messages), fault))
+        stream = _Stream(listener) if listener is not None else None
+        task = asyncio.create_task(self._turn(agent, tuple(messages), fault, stream))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        done, _ = await asyncio.wait({task}, timeout=timeout)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout)
+        finally:
+            if stream is not None:
+                stream.leave()
         if not done:
             task.add_done_callback(_outcome_unheard)
             raise OutcomeUnknown("Letta did not answer in time.", cause="timeout")
@@ -359,7 +420,9 @@ class InMemoryLetta:
         agent_id, run = self._runs[run_id]
         self._runs[run_id] = (agent_id, replace(run, status=status))
 
-    async def _turn(self, agent: FakeAgent, messages: tuple[TurnMessage, ...], fault: _Fault | None) -> TurnAnswer:
+    async def _turn(
+        self, agent: FakeAgent, messages: tuple[TurnMessage, ...], fault: _Fault | None, stream: _Stream | None
+    ) -> TurnAnswer:
         agent_id = agent.ref.agent_id
         run_id = self._begin_run(agent_id, messages[-1].otid)
         ended = "failed"
@@ -367,27 +430,96 @@ class InMemoryLetta:
             self.overlaps.append(agent_id)
         self._turns[agent_id] += 1
         try:
-            if self._hold is not None:
-                await self._hold.wait()
-            if fault is not None and fault.stored == "nothing":
-                raise fault.error
-            said = self._answer(agent_id, messages)
-            answer = said if isinstance(said, TurnAnswer) else TurnAnswer(said)
-            self._answers[run_id] = answer
-            for message in messages:
-                # Letta keeps the sender's otid on every input but those of the assistant.
-                otid = None if message.role == "assistant" else message.otid
-                _store(agent, f"{message.role}_message", message.content, otid=otid, run_id=run_id)
-            if answer.text and (fault is None or fault.stored == "answer"):
-                _store(agent, "assistant_message", answer.text, otid=None, run_id=run_id)
+            answer = await self._answered(agent, run_id, messages, fault, stream)
             ended = "completed"
             if fault is not None:
                 raise fault.error
+        except TurnCancelled:
+            ended = "cancelled"
+            raise
+        else:
             return answer
         finally:
             self._turns[agent_id] -= 1
             if run_id not in self._killed and (fault is None or not fault.leave_run):
                 self._end_run(run_id, ended)
+
+    async def _answered(
+        self,
+        agent: FakeAgent,
+        run_id: str,
+        messages: tuple[TurnMessage, ...],
+        fault: _Fault | None,
+        stream: _Stream | None,
+    ) -> TurnAnswer:
+        """Answer and store a turn, as far as it gets."""
+        if stream is not None:
+            stream.run(run_id)
+        if self._hold is not None:
+            await self._hold.wait()
+        if fault is not None and fault.stored == "nothing":
+            raise fault.error
+        unstored = list(messages)
+        if stream is None:
+            answer = self._said(agent.ref.agent_id, messages)
+        else:
+            answer = await self._streamed(agent, run_id, unstored, stream)
+        self._answers[run_id] = answer
+        _store_input(agent, unstored, run_id)
+        if answer.text and (fault is None or fault.stored == "answer"):
+            _store(agent, "assistant_message", answer.text, otid=None, run_id=run_id)
+        return answer
+
+    def _said(self, agent_id: str, messages: Sequence[TurnMessage]) -> TurnAnswer:
+        said = self._answer(agent_id, messages)
+        return said if isinstance(said, TurnAnswer) else TurnAnswer(said)
+
+    async def _streamed(
+        self, agent: FakeAgent, run_id: str, messages: list[TurnMessage], stream: _Stream
+    ) -> TurnAnswer:
+        """Say the turn piece by piece; a step that ends with a tool call stores the input, and empties ``messages``."""
+        if self._scripts:
+            parts = self._scripts.popleft()
+            answer = _answer_of(parts)
+        else:
+            answer = self._said(agent.ref.agent_id, messages)
+            parts = tuple(_PIECE.findall(answer.text))
+        self._raise_if_cancelled(run_id)
+        for part in parts:
+            if isinstance(part, Hold):
+                await part.wait()
+            elif isinstance(part, ToolUse):
+                stream.tool(part)
+                _store_input(agent, messages, run_id)
+                messages.clear()
+            else:
+                stream.text(part)
+            self._raise_if_cancelled(run_id)
+            await asyncio.sleep(0)
+        return answer
+
+    def _raise_if_cancelled(self, run_id: str) -> None:
+        if self._runs[run_id][1].cancelled:
+            raise TurnCancelled
+
+
+def _answer_of(parts: Sequence[StreamPart]) -> TurnAnswer:
+    """What a script comes to: the text before a tool call and the text after it are two messages."""
+    said = [""]
+    for part in parts:
+        if isinstance(part, ToolUse):
+            said.append("")
+        elif isinstance(part, str):
+            said[-1] += part
+    updated = any(isinstance(part, ToolUse) and part.succeeds and part.name in MEMORY_TOOLS for part in parts)
+    return TurnAnswer("\n".join(text for text in said if text), memory_updated=updated)
+
+
+def _store_input(agent: FakeAgent, messages: Sequence[TurnMessage], run_id: str) -> None:
+    for message in messages:
+        # Letta keeps the sender's otid on every input but those of the assistant.
+        otid = None if message.role == "assistant" else message.otid
+        _store(agent, f"{message.role}_message", message.content, otid=otid, run_id=run_id)
 
 
 def _store(agent: FakeAgent, message_type: str, content: str, *, otid: str | None, run_id: str | None) -> None:

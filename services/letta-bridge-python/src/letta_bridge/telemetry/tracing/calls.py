@@ -35,10 +35,10 @@ class LettaSpans(Middleware):
                 return call
 
     def _send(self, call: Call) -> Call:
-        async def send(agent_id: str, messages: Sequence[TurnMessage], *, timeout: float) -> TurnAnswer:
+        async def send(agent_id: str, messages: Sequence[TurnMessage], **options: Any) -> TurnAnswer:
             # The agent's name, which the convention puts behind it, is not known here; its id is an attribute.
             with self._span("invoke_agent", "invoke_agent", {"gen_ai.agent.id": agent_id}) as span:
-                answer: TurnAnswer = await call(agent_id, messages, timeout=timeout)
+                answer: TurnAnswer = await call(agent_id, messages, **options)
                 span.set_attribute("gen_ai.response.finish_reasons", [answer.stop_reason])
                 if answer.usage is not None:
                     span.set_attribute("gen_ai.usage.input_tokens", answer.usage.prompt_tokens)
