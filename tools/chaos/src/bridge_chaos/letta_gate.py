@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from local_stack.letta_double.connections import cutting
+from local_stack.letta_double.connections import DIAL, cutting
 from local_stack.letta_double.dials import OPERATIONS, Dial, Dials
 from local_stack.letta_double.process import Dialled
 from local_stack.ports import HOST, free_port
@@ -73,7 +73,7 @@ class Gate:
         app.router.add_route("*", "/{rest:.*}", self._forward)
         return app
 
-    async def _forward(self, request: web.Request) -> web.Response:
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
         try:
             return await self._forwarded(request)
         except aiohttp.ClientError:
@@ -81,7 +81,7 @@ class Gate:
                 request.transport.abort()
             return web.Response()
 
-    async def _forwarded(self, request: web.Request) -> web.Response:
+    async def _forwarded(self, request: web.Request) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
@@ -93,6 +93,8 @@ class Gate:
                 allow_redirects=False,
             ) as answer,
         ):
+            if answer.content_type == "text/event-stream" and request[DIAL].mode != "cut":
+                return await _relayed(request, answer)
             kept = {name: value for name, value in answer.headers.items() if name.lower() in _FORWARDED_HEADERS}
             return web.Response(
                 body=await answer.read(),
@@ -110,6 +112,22 @@ class Gate:
 
     async def _seen(self, _request: web.Request) -> web.Response:
         return web.json_response({"struck": self._dials.struck})
+
+
+async def _relayed(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """Pass a stream on as it comes, and read it to its end when the client is gone."""
+    response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]})
+    await response.prepare(request)
+    gone = False
+    async for chunk in answer.content.iter_any():
+        if request[DIAL].mode == "cut-answer" and b"assistant_message" in chunk and request.transport is not None:
+            request.transport.abort()
+        try:
+            if not gone:
+                await response.write(chunk)
+        except OSError:
+            gone = True
+    return response
 
 
 def main() -> None:
