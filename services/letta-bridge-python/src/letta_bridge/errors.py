@@ -124,10 +124,11 @@ class TurnInterrupted(LettaError):
 
 
 class TurnCancelled(LettaError):
-    """The turn's run was cancelled while Letta streamed it, and Letta stopped.
+    """The turn's run was cancelled while Letta streamed it, and the stream has ended.
 
-    Letta stores a turn step by step: of the step that was cancelled it stores nothing, not even the user's message
-    where it is the first step. Steps that ended before, with their tool calls, are stored.
+    It says nothing of what is stored: nothing of a first step that was cut off, not even the user's message; the
+    message and the tool calls where a later step was; the whole answer where the cancel came after the last token.
+    Look for the turn. What a search finds then is final, because the run has ended.
     """
 
     code = "turn_cancelled"

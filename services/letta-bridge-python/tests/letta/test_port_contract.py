@@ -23,13 +23,14 @@ from letta_bridge.letta import (
     LettaPort,
     ModelParameters,
     SoughtTurn,
+    ToolState,
     TurnMessage,
     TurnState,
     derived_otid,
     turn_otid,
 )
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.testing.letta import Hold, InMemoryLetta
+from letta_bridge.testing.letta import Hold, InMemoryLetta, ToolUse
 from letta_bridge.testing.turn_listener import Heard
 
 servers = pytest.mark.parametrize("world", ["double", pytest.param("server", marks=pytest.mark.letta)], indirect=True)
@@ -340,6 +341,41 @@ async def test_cancelling_ends_a_turn_with_a_listener_and_stores_nothing_of_it(w
     assert (await world.find(agent, otid)).state is TurnState.CANCELLED
     assert [m for m in await world.letta.history(agent) if m.get("run_id")] == []
     assert (await world.letta.send(agent, [user("hello", str(uuid.uuid4()))], timeout=60, listener=Heard())).text
+
+
+@pytest.mark.parametrize("world", ["fake", pytest.param("server", marks=pytest.mark.letta)], indirect=True)
+async def test_a_cancel_keeps_the_steps_that_were_complete(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    heard, hold = Heard(), Hold()
+    if isinstance(world.letta, InMemoryLetta):
+        world.letta.stream_next(ToolUse("memory_insert"), "one ", hold, "two ")
+    turn = asyncio.create_task(
+        world.letta.send(agent, [user("[[pace:300]] My name is Ada.", otid)], timeout=60, listener=heard)
+    )
+    await heard.until(lambda heard: heard.pieces and heard.tools)
+    await world.letta.cancel(agent, heard.runs)
+    hold.release()
+    with pytest.raises(TurnCancelled):
+        await turn
+    assert heard.tools == [("memory_insert", ToolState.CALLED), ("memory_insert", ToolState.RETURNED)]
+    found = await world.find(agent, otid)
+    assert (found.state, found.answer) == (TurnState.STORED, None)
+
+
+async def test_a_cancel_after_the_last_token_comes_too_late_for_the_answer(world: World) -> None:
+    agent, otid = await world.agent(), str(uuid.uuid4())
+    heard, hold = Heard(), Hold()
+    if isinstance(world.letta, InMemoryLetta):
+        world.letta.stream_next("echo: ", "ok", hold)
+    turn = asyncio.create_task(world.letta.send(agent, [user("[[pace:800]] ok", otid)], timeout=60, listener=heard))
+    await heard.until(lambda heard: heard.messages and heard.messages[0].endswith("ok"))
+    await world.letta.cancel(agent, heard.runs)
+    hold.release()
+    with pytest.raises(TurnCancelled):
+        await turn
+    found = await world.find(agent, otid)
+    assert found.answer is not None
+    assert (found.state, found.answer.text) == (TurnState.STORED, heard.messages[0])
 
 
 async def test_run_end_has_the_stop_reason_and_usage(world: World) -> None:

@@ -7,11 +7,12 @@ undetectable.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from httpx_aiohttp import AiohttpTransport
 from letta_client import APIStatusError, AsyncLetta, Omit, not_given, omit
 from yarl import URL
 
-from letta_bridge.errors import AgentGone, LettaRejected
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, OutcomeUnknown
 from letta_bridge.letta.answer import run_end
 from letta_bridge.letta.port import (
     AgentContents,
@@ -115,7 +116,11 @@ class LettaClient:
         self, agent_id: str, messages: Sequence[TurnMessage], *, timeout: float, listener: TurnListener | None = None
     ) -> TurnAnswer:
         """Hand the agent a turn and wait for its answer; see the port."""
-        return await self._turns.send(agent_id, messages, timeout=timeout, listener=listener)
+        ends = time.monotonic() + timeout
+        answer = await self._turns.send(agent_id, messages, timeout=timeout, listener=listener)
+        if listener is None or answer.text:
+            return answer
+        return await self._with_stored_text(agent_id, messages[-1].otid, answer, listener, ends - time.monotonic())
 
     async def find_turns(
         self, agent_id: str, sought: Sequence[SoughtTurn], *, time_limit: float | None = None
@@ -409,6 +414,22 @@ class LettaClient:
         """Give back connections."""
         await self._sdk.close()
         await self._turns.close()
+
+    async def _with_stored_text(
+        self, agent_id: str, otid: str, answer: TurnAnswer, listener: TurnListener, timeout: float
+    ) -> TurnAnswer:
+        """The answer with the text that Letta has stored: streams of older agent types may lack what they said."""
+        try:
+            async with asyncio.timeout(timeout):
+                [found] = (await self.find_turns(agent_id, [SoughtTurn(otid, 0.0)])).turns
+        except (LettaError, TimeoutError) as error:
+            raise OutcomeUnknown(
+                "Letta streamed no text, and whether it has stored one could not be read.", cause="server_error"
+            ) from error
+        if found.answer is None or not found.answer.text:
+            return answer
+        listener.text(found.run_id or "", found.answer.text)
+        return replace(answer, text=found.answer.text)
 
     async def _listed(self, tags: Sequence[str], *, match_all: bool) -> list[AgentRef]:
         """The agents that carry all of these tags, or one of them, oldest first."""

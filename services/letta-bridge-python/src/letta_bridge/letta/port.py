@@ -354,7 +354,8 @@ class LettaTurns(Protocol):
         turn without one. What the listener heard of a turn that ends in an error may be stored or not.
 
         Raises:
-            TurnCancelled: a run of a turn with a listener was cancelled, and Letta ended the stream.
+            TurnCancelled: the run of a turn with a listener was cancelled, and Letta ended the stream. What is stored,
+                ``find_turns`` tells.
             LettaUnavailable: surely not sent (connection refused, a proxy's 503, 409 busy).
             OutcomeUnknown: may have been stored (timeout, connection lost, 429, 5xx, database conflict): look with
                 ``find_turns`` first.

@@ -37,12 +37,7 @@ _MAX_CACHED_LIMITS: Final = 16
 _EVENT_STREAM: Final = "text/event-stream"
 _CLOSING_SECONDS: Final = 5.0
 """How long Letta may take to end the run and the stream after it has sent everything."""
-_STREAMING: Final[Mapping[str, object]] = {
-    "streaming": True,
-    "stream_tokens": True,
-    # Agents of older types would send the text of `send_message` only under the argument that the label names.
-    "use_assistant_message": False,
-}
+_STREAMING: Final = {"streaming": True, "stream_tokens": True}
 _STREAM_HEADERS: Final = {
     "Accept": f"{_EVENT_STREAM}, application/json",
     "Accept-Encoding": "identity",  # a proxy that compresses holds events back

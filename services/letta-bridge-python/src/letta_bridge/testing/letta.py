@@ -3,7 +3,8 @@
 It passes the same contract suite as the real adapter and copies what was measured of Letta 0.16.8: turns of one agent
 are not isolated (``overlaps`` records that), a turn whose caller disconnected continues, a run carries the label of its
 turn, and a cancelled run is no longer active although its turn continues; if that turn is stored after all, the run is
-completed. A turn with a listener ends at its next piece after a cancel, and the step it was in is not stored.
+completed. A turn with a listener ends at its next piece after a cancel, and the step it was in is not stored. A cancel
+after the last piece ends the turn as well, and the answer is stored.
 """
 
 from __future__ import annotations
@@ -180,7 +181,10 @@ class InMemoryLetta:
         self._faults.append(_Fault(error, stored, leave_run))
 
     def stream_next(self, *parts: StreamPart) -> None:
-        """Let the next turn with a listener consist of these; its answer is their text. Scripts queue up."""
+        """Let the next turn with a listener consist of these; its answer is their text. Scripts queue up.
+
+        A hold at the end is reached when the answer has been stored.
+        """
         self._scripts.append(parts)
 
     @contextmanager
@@ -459,31 +463,50 @@ class InMemoryLetta:
             await self._hold.wait()
         if fault is not None and fault.stored == "nothing":
             raise fault.error
-        unstored = list(messages)
         if stream is None:
             answer = self._said(agent.ref.agent_id, messages)
+            self._store_answer(agent, run_id, messages, answer, fault)
+            return answer
+        parts = self._scripts.popleft() if self._scripts else None
+        if parts is None:
+            answer = self._said(agent.ref.agent_id, messages)
+            parts = tuple(_PIECE.findall(answer.text))
         else:
-            answer = await self._streamed(agent, run_id, unstored, stream)
+            answer = _answer_of(parts)
+        spoken = len(parts)
+        while spoken and isinstance(parts[spoken - 1], Hold):
+            spoken -= 1
+        unstored = await self._speak(agent, run_id, messages, parts[:spoken], stream)
+        self._store_answer(agent, run_id, unstored, answer, fault)
+        await self._speak(agent, run_id, (), parts[spoken:], stream)
+        return answer
+
+    def _store_answer(
+        self,
+        agent: FakeAgent,
+        run_id: str,
+        messages: Sequence[TurnMessage],
+        answer: TurnAnswer,
+        fault: _Fault | None,
+    ) -> None:
         self._answers[run_id] = answer
-        _store_input(agent, unstored, run_id)
+        _store_input(agent, messages, run_id)
         if answer.text and (fault is None or fault.stored == "answer"):
             _store(agent, "assistant_message", answer.text, otid=None, run_id=run_id)
-        return answer
 
     def _said(self, agent_id: str, messages: Sequence[TurnMessage]) -> TurnAnswer:
         said = self._answer(agent_id, messages)
         return said if isinstance(said, TurnAnswer) else TurnAnswer(said)
 
-    async def _streamed(
-        self, agent: FakeAgent, run_id: str, messages: list[TurnMessage], stream: _Stream
-    ) -> TurnAnswer:
-        """Say the turn piece by piece; a step that ends with a tool call stores the input, and empties ``messages``."""
-        if self._scripts:
-            parts = self._scripts.popleft()
-            answer = _answer_of(parts)
-        else:
-            answer = self._said(agent.ref.agent_id, messages)
-            parts = tuple(_PIECE.findall(answer.text))
+    async def _speak(
+        self,
+        agent: FakeAgent,
+        run_id: str,
+        messages: Sequence[TurnMessage],
+        parts: Sequence[StreamPart],
+        stream: _Stream,
+    ) -> Sequence[TurnMessage]:
+        """Say these parts, and return what is left to be stored: a step that ends with a tool call stores the input."""
         self._raise_if_cancelled(run_id)
         for part in parts:
             if isinstance(part, Hold):
@@ -491,12 +514,12 @@ class InMemoryLetta:
             elif isinstance(part, ToolUse):
                 stream.tool(part)
                 _store_input(agent, messages, run_id)
-                messages.clear()
+                messages = ()
             else:
                 stream.text(part)
+                await asyncio.sleep(0)
             self._raise_if_cancelled(run_id)
-            await asyncio.sleep(0)
-        return answer
+        return messages
 
     def _raise_if_cancelled(self, run_id: str) -> None:
         if self._runs[run_id][1].cancelled:

@@ -58,7 +58,7 @@ class TurnStream:
         await self._message("tool_return_message", run_id, name=_TOOL, tool_returns=[returned], **returned)
 
     async def say(self, run_id: str, text: str) -> None:
-        """The agent's text. Raises TurnStopped where the run has been cancelled."""
+        """The agent's text. Raises TurnStopped where the run was cancelled before its end."""
         message_id, pieces = f"message-{uuid.uuid4()}", _PIECE.findall(text)
         pace = self._dial.seconds / max(1, len(pieces)) if self._dial.mode == "drip" else self._pace
         for number, piece in enumerate(pieces):
@@ -68,7 +68,12 @@ class TurnStream:
             if self._dial.mode == "cut-answer" and number >= len(pieces) // 2:
                 self._cut()
             await self._message("assistant_message", run_id, message_id=message_id, content=piece)
-        await self._stop_if_cancelled(run_id)
+
+    async def stored(self, run_id: str) -> None:
+        """The pause after the last piece. Raises TurnStopped where the run is cancelled: too late for the answer."""
+        if self._pace:
+            await asyncio.sleep(self._pace)
+            await self._stop_if_cancelled(run_id)
 
     async def end(self, stop_reason: str) -> web.StreamResponse:
         """The end of an answered turn."""

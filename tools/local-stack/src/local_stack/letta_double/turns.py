@@ -130,6 +130,8 @@ class Turns:
         if stream is not None:
             await stream.say(run_id, text)
         self._store.store_step(agent_id, run_id, [*messages, said])
+        if stream is not None:
+            await stream.stored(run_id)
         return [{"id": f"message-{uuid.uuid4()}", "message_type": "assistant_message", "content": text}]
 
 
