@@ -13,6 +13,7 @@ from bridge_bench.runs import Bench
 from letta_bridge.letta import SoughtTurn, TurnMessage, TurnState
 from letta_bridge.letta.letta_client import LettaClient
 from letta_bridge.letta.port import AgentSpec
+from letta_bridge.testing.turn_listener import Heard
 
 AGENT = "agent-00000000-0000-0000-0000-000000000001"
 
@@ -37,6 +38,15 @@ async def test_the_bridges_own_client_understands_it(letta: LettaClient) -> None
     assert answer.usage is not None
     assert answer.usage.total_tokens == 671
     assert await letta.health() == "stub"
+
+
+async def test_a_streamed_turn_has_the_same_answer(letta: LettaClient) -> None:
+    heard = Heard()
+    whole = await letta.send(AGENT, [TurnMessage("user", "hello", "otid-4")], timeout=10)
+    streamed = await letta.send(AGENT, [TurnMessage("user", "hello", "otid-5")], timeout=10, listener=heard)
+    assert streamed == whole
+    assert heard.messages == [whole.text]
+    assert len(heard.pieces) == len(whole.text.split())
 
 
 async def test_a_turn_can_be_found_although_its_caller_went_away(letta: LettaClient, stub: Any) -> None:

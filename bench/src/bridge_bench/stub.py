@@ -5,7 +5,7 @@ less than a thousand turns a second and would be what a benchmark measures; both
 
 ``python -m bridge_bench.stub --port 8283 --latency 0.05``. HTTP is read by hand on uvloop: of a request only the first
 line, the length and the body's end are looked at. Every turn gets the same text, in about 1 KB shaped as Letta's
-answers, with an id of its own.
+answers, with an id of its own. A turn that asks for a stream gets it as events of one word each, all at once.
 
 With ``--remember`` turns are kept by agent and can be found again by their otid, as in Letta, also those whose caller
 went away in the middle; that costs some speed.
@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import resource
 import uuid
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -49,12 +51,32 @@ _ANSWER: Final = turn_answer(
 
 
 def _response(content: object) -> bytes:
-    body = json.dumps(content).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    return _head(json.dumps(content).encode(), b"application/json")
+
+
+def _head(body: bytes, kind: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
+
+
+def _events() -> Iterator[bytes]:
+    """The events of a streamed turn; the message's id is to be given the number of the turn."""
+    [_, said] = _ANSWER["messages"]
+    told = [
+        {"message_type": "ping", "run_id": said["run_id"]},
+        *({**said, "content": word} for word in re.findall(r"\s*\S+", _TEXT)),
+        _ANSWER["stop_reason"],
+        {"message_type": "usage_statistics", **_ANSWER["usage"]},
+    ]
+    for event in told:
+        yield b"data: %s\n\n" % json.dumps(event).encode()
+    yield b"data: [DONE]\n\n"
 
 
 _TURN: Final = _response(_ANSWER).replace(b"000000000002", b"%012d")
 """To be given the number of the turn."""
+_STREAMED_TURN: Final = _head(b"".join(_events()), b"text/event-stream").replace(b"000000000002", b"%(turn)012d")
+_STREAMING: Final = b'"streaming":true'
+"""How the bridge writes it."""
 
 
 class StubLetta:
@@ -142,15 +164,15 @@ class _Connection(asyncio.Protocol):
             self._write(_response(letta.other(method.decode(), target.decode(), body)))
             return
         letta.begin()
-        kept = body if letta.remember else b""
         if letta.latency:
-            asyncio.get_running_loop().call_later(letta.latency, self._answer, target.decode(), kept)
+            asyncio.get_running_loop().call_later(letta.latency, self._answer, target.decode(), body)
         else:
-            self._answer(target.decode(), kept)
+            self._answer(target.decode(), body)
 
     def _answer(self, path: str, body: bytes) -> None:
         self._letta.end(path, body)
-        self._write(_TURN % self._letta.turns)
+        number = self._letta.turns
+        self._write(_STREAMED_TURN % {b"turn": number} if _STREAMING in body else _TURN % number)
 
     def _write(self, response: bytes) -> None:
         if self._transport is not None:

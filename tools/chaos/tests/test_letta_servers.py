@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import pytest
 
 from bridge_chaos.letta_gate import LettaGate
 from bridge_chaos.waiting import wait_until
+from letta_bridge.errors import OutcomeUnknown
+from letta_bridge.letta import AgentSpec, TurnMessage
+from letta_bridge.letta.letta_client import LettaClient
+from letta_bridge.testing.turn_listener import Heard
 from local_stack.ports import HOST, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("chaos")]
@@ -31,6 +36,29 @@ def test_the_gate_loses_the_connection_where_its_target_is_gone(gate: LettaGate)
     for method in ("GET", "POST"):
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.request(method, f"{gate.url}/v1/agents/")
+
+
+async def test_a_gate_passes_streams_on_and_cuts_them(letta_double: Callable[..., Any], tmp_path: Path) -> None:
+    target = letta_double()
+    gate = LettaGate(target.url, logs=tmp_path)
+    gate.start()
+    client = LettaClient(gate.url)
+    try:
+        gate.wait_ready()
+        spec = AgentSpec("ada", ("bridge",), "m", None, "letta_v1_agent", blocks=(), tools=())
+        agent = (await client.create_agent(spec)).agent_id
+        heard = Heard()
+        said = [TurnMessage("user", "hello, this is long enough", str(uuid.uuid4()))]
+        answer = await client.send(agent, said, timeout=10, listener=heard)
+        assert heard.messages == [answer.text]
+        for mode in ("cut-answer", "cut"):
+            gate.fail(mode, times=1)
+            with pytest.raises(OutcomeUnknown) as caught:
+                await client.send(agent, said, timeout=10, listener=Heard())
+            assert caught.value.cause == "connection_lost"
+    finally:
+        await client.close()
+        gate.kill()
 
 
 def test_address_of_a_killed_letta_refuses_connections(environment: Any) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.letta.port import AgentSpec, FoundTurn, SoughtTurn, TurnMessage, TurnState
+from letta_bridge.letta.port import AgentSpec, FoundTurn, SoughtTurn, ToolState, TurnMessage, TurnState
+from letta_bridge.testing.turn_listener import Heard
 from local_stack.letta_double.process import LettaDouble
 from local_stack.letta_double.server import Server
 from local_stack.letta_double.store import LettaStore
@@ -254,3 +255,43 @@ def test_servers_that_make_the_file_at_once_wait_for_each_other(tmp_path: Path) 
     store.close()
     released.join()
     other.close()
+
+
+async def test_a_streamed_turn_with_a_tool(double: LettaDouble, letta: LettaClient, agent_id: str) -> None:
+    double.fail("tool", times=1)
+    heard = Heard()
+    answer = await letta.send(agent_id, say("hello, 小明", ONE), timeout=5, listener=heard)
+    assert (answer.text, heard.messages) == ("echo: hello, 小明", ["echo: hello, 小明"])
+    assert answer.memory_updated
+    assert [state for _, state in heard.tools] == [ToolState.CALLED, ToolState.RETURNED]
+    assert (await find(letta, agent_id, ONE)).run_id == heard.runs[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "cause"),
+    [("status", 429, "rate_limited"), ("failed", 500, "server_error"), ("late_status", 429, "rate_limited")],
+)
+async def test_a_streamed_turn_that_fails(
+    double: LettaDouble, letta: LettaClient, agent_id: str, mode: str, code: int, cause: str
+) -> None:
+    double.fail(mode, times=1, details={"code": code})
+    with pytest.raises(OutcomeUnknown) as caught:
+        await letta.send(agent_id, say("hello", ONE), timeout=5, listener=Heard())
+    assert caught.value.cause == cause
+    state = TurnState.STORED if mode == "late_status" else TurnState.ABSENT
+    assert (await find(letta, agent_id, ONE)).state is state
+
+
+@pytest.mark.parametrize("mode", ["cut", "cut-answer", "cut-working"])
+async def test_a_streamed_turn_whose_connection_is_lost_is_stored(
+    double: LettaDouble, letta: LettaClient, agent_id: str, mode: str
+) -> None:
+    double.fail(mode, times=1)
+    heard = Heard()
+    with pytest.raises(OutcomeUnknown) as caught:
+        await letta.send(agent_id, say("hello, this is long enough", ONE), timeout=5, listener=heard)
+    assert caught.value.cause == "connection_lost"
+    assert bool(heard.pieces) == (mode == "cut-answer")
+    async with asyncio.timeout(10):
+        while (await find(letta, agent_id, ONE)).answer is None:
+            await asyncio.sleep(0.02)

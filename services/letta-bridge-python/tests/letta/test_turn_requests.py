@@ -95,9 +95,11 @@ async def test_the_listener_hears_each_event_when_it_comes(stub: Stub, client_of
     async def handler(request: web.Request) -> web.StreamResponse:
         response = await streaming(request, PING)
         await heard.until(lambda heard: heard.runs)
-        for number, piece in enumerate(SAID):
+        written: list[bytes] = []
+        for piece in SAID:
             await response.write(piece)
-            await heard.until(lambda heard, number=number: len(heard.pieces) > number)
+            written.append(piece)
+            await heard.until(lambda heard: len(heard.pieces) == len(written))
         await response.write(STOP + DONE)
         return response
 
