@@ -45,7 +45,7 @@ async def test_a_gate_passes_streams_on_and_cuts_them(letta_double: Callable[...
     client = LettaClient(gate.url)
     try:
         gate.wait_ready()
-        spec = AgentSpec("ada", ("bridge",), "m", None, "letta_v1_agent", blocks=(), tools=())
+        spec = AgentSpec("ada", ("bridge",), "openai/gpt-4o-mini", None, "letta_v1_agent", blocks=(), tools=())
         agent = (await client.create_agent(spec)).agent_id
         heard = Heard()
         said = [TurnMessage("user", "hello, this is long enough", str(uuid.uuid4()))]
