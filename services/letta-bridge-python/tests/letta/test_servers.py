@@ -15,6 +15,7 @@ from letta_bridge.errors import (
     LettaRejected,
     LettaUnavailable,
     OutcomeUnknown,
+    TurnCancelled,
     TurnInterrupted,
     UserPaused,
 )
@@ -207,6 +208,14 @@ async def test_only_so_many_users_failures_are_remembered(
     for user in USERS[:10]:
         await time_out(patient, user, times=1)
     assert len(patient.users._breakers) == 3
+
+
+async def test_a_cancelled_stream_shows_that_the_server_works(servers: LettaServers, clock: Clock) -> None:
+    server = servers.pick("u")
+    await fail(server, LettaUnavailable(), times=2)
+    clock.now += 5.0
+    await fail(server, TurnCancelled(), times=1)
+    assert server.breaker.state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("error", [EarlierTurnRunning(), TurnInterrupted()], ids=str)

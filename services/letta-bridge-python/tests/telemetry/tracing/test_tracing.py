@@ -18,14 +18,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from letta_bridge.errors import LeaseLost, LettaUnavailable
-from letta_bridge.letta import LettaServers, TurnAnswer, Usage
+from letta_bridge.errors import LeaseLost, LettaUnavailable, TurnCancelled
+from letta_bridge.letta import AgentSpec, LettaServers, TurnAnswer, TurnMessage, Usage
 from letta_bridge.request_queue import FetchResult, Outcome, Settlement, Turn
 from letta_bridge.settings import BridgeSettings
+from letta_bridge.telemetry.metrics import BridgeMetrics, LettaMetrics
 from letta_bridge.telemetry.middleware import instrumented
 from letta_bridge.telemetry.tracing import Tracing
 from letta_bridge.telemetry.tracing.calls import server_attributes
 from letta_bridge.telemetry.wiring import Telemetry
+from letta_bridge.testing.letta import InMemoryLetta
+from letta_bridge.testing.turn_listener import Heard
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
 from shared_utils.errors import SettingsError
@@ -164,6 +167,21 @@ async def test_agent_span_has_model_finish_reason_and_tokens(traced: Traced) -> 
         "server.address": "letta",
         "server.port": 443,
     }
+
+
+async def test_a_listener_passes_through_metrics_and_spans(traced: Traced) -> None:
+    letta = InMemoryLetta()
+    spec = AgentSpec("n", ("bridge",), "m", None, "letta_v1_agent", (), ())
+    port = instrumented(letta, LettaMetrics(BridgeMetrics(), "m"), traced.tracing.letta("http://letta:8283", "m"))
+    agent_id = (await port.create_agent(spec)).agent_id
+    heard = Heard()
+    answer = await port.send(agent_id, [TurnMessage("user", "hello", "o")], timeout=5, listener=heard)
+    assert heard.messages == [answer.text]
+    letta.fail_next(TurnCancelled())
+    with pytest.raises(TurnCancelled):
+        await port.send(agent_id, [TurnMessage("user", "hello", "o")], timeout=5, listener=heard)
+    last = traced.exporter.get_finished_spans()[-1]
+    assert (last.name, last.attributes and last.attributes["error.type"]) == ("invoke_agent", "cancelled")
 
 
 async def test_spans_contain_neither_users_nor_message_texts(traced: Traced) -> None:
