@@ -95,6 +95,39 @@ async def test_a_streamed_tool_call_is_complete(model: httpx.AsyncClient, reques
     assert not any("usage" in chunk for chunk in chunks)
 
 
+async def test_a_paced_answer_comes_token_by_token(model: httpx.AsyncClient, request_of: Requests) -> None:
+    said = await _chat(model, request_of("[[pace:1]] I say:  小明, hi!\n") | {"stream": True})
+    deltas = [chunk["choices"][0]["delta"] for chunk in _chunks(said.text)]
+    pieces = [delta["content"] for delta in deltas if delta.get("content")]
+    assert pieces == ["echo", ":", " I", " say", ":", "  小", "明", ",", " hi", "!"]
+    called = await _chat(model, request_of("[[pace:1]] I like tea", human="") | {"stream": True})
+    calls = [call for c in _chunks(called.text) for call in c["choices"][0]["delta"].get("tool_calls", [])]
+    assert len(calls) > 3
+    assert [call["function"].get("name") for call in calls if "id" in call] == ["memory_insert"]
+    arguments = json.loads("".join(call["function"]["arguments"] for call in calls))
+    assert arguments == {"label": "human", "new_string": "The user likes tea."}
+
+
+async def test_the_record_tells_how_far_a_client_listened_to_a_paced_answer(request_of: Requests) -> None:
+    app = application()
+
+    async def receive() -> dict[str, Any]:
+        return received.pop(0) if received else {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    body = json.dumps(request_of("[[pace:60000]] hello") | {"stream": True}).encode()
+    received: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": [], "http_version": "1.1", "scheme": "http"}, receive, send)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://model") as client:
+        report = (await client.get("/control/calls")).json()
+    assert (report["in_flight"], report["outcomes"]) == (0, {"abandoned": 1})
+    assert report["last"][0]["events"] <= 1
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, "authentication_error"), (429, "rate_limit_error"), (503, "server_error")]
 )

@@ -15,6 +15,8 @@ from scripted_model.faults import Dial, Fault, Faults, markers, without_markers
         ("[[drop]]", Fault("drop")),
         ("[[latency:250]]", Fault(delay=0.25)),
         ("[[latency:250]] [[fail:503]]", Fault("fail", status=503, delay=0.25)),
+        ("[[pace:40]] [[latency:10]]", Fault(delay=0.01, pace=0.04)),
+        ("[[pace]] [[cut]]", Fault("cut", pace=0.1)),
         ("[[fail:abc]] [[unknown]]", Fault()),
         ("plain", Fault()),
     ],
@@ -85,3 +87,9 @@ def test_reset_is_back_to_the_start() -> None:
 
     assert faults.dial == Dial(latency_ms=5)
     assert faults.decide("[[drop once]]", after_tool=False).action == "drop"
+
+
+def test_the_slower_pace_counts() -> None:
+    faults = Faults(Dial(pace_ms=50))
+    texts = ("hello", "[[pace:20]] hello", "[[pace:80]] hello")
+    assert [faults.decide(text, after_tool=False).pace for text in texts] == [0.05, 0.05, 0.08]
