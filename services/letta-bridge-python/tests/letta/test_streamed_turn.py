@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.errors import LettaRejected, OutcomeUnknown, TurnCancelled
+from letta_bridge.errors import LettaError, LettaRejected, OutcomeUnknown, TurnCancelled
 from letta_bridge.letta import ToolState, TurnAnswer, Usage
 from letta_bridge.letta.answer import turn_answer
 from letta_bridge.letta.failures import refusal
@@ -244,6 +245,40 @@ def test_an_error_quotes_no_text_of_the_request() -> None:
     with pytest.raises(OutcomeUnknown) as caught:
         turn.finish(sent=(secret,))
     assert secret not in str(caught.value)
+
+
+_KINDS = ("assistant_message", "tool_call_message", "tool_return_message", "stop_reason", "usage_statistics", "ping")
+_FIELDS = (
+    "message_type",
+    "id",
+    "run_id",
+    "content",
+    "tool_call",
+    "tool_calls",
+    "tool_returns",
+    "name",
+    "error",
+    "stop_reason",
+)
+_PARTS = ("name", "arguments", "tool_call_id", "status", "text", "type", "detail", "error_type")
+_LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(_KINDS)
+_VALUES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_PARTS), inner, max_size=4)
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "error", "message", "cancelled", "x"]),
+            _VALUES | st.dictionaries(st.sampled_from(_FIELDS), _VALUES, max_size=6),
+        ),
+        max_size=6,
+    )
+)
+def test_any_json_gives_an_answer_or_an_error_of_the_port(events: list[tuple[str, Any]]) -> None:
+    with suppress(LettaError):
+        heard_of(*(TurnEvent(name, json.dumps(value).encode()) for name, value in events), *END)
 
 
 _TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)

@@ -16,6 +16,7 @@ from shared_utils.text import read_json
 _DONE: Final = b"[DONE]"
 _CANCELLED: Final = "cancelled"
 _ERROR: Final = "error"
+_ERROR_MESSAGE: Final = "error_message"
 _USUAL: Final = frozenset({"", "message"})
 """Names of events that carry messages."""
 
@@ -55,8 +56,8 @@ class StreamedTurn:
     def __init__(self, listener: TurnListener) -> None:
         self._listener = listener
         self._messages: list[_Said | _Call | _Message] = []
-        self._said: dict[object, _Said] = {}
-        self._calls: dict[object, _Call] = {}
+        self._said: dict[str, _Said] = {}
+        self._calls: dict[str, _Call] = {}
         self._latest_call: _Call | None = None
         self._reported: set[tuple[str, ToolState]] = set()
         self._run_id = ""
@@ -83,7 +84,7 @@ class StreamedTurn:
             message = None
         if not isinstance(message, dict):
             self._damaged |= name in _USUAL
-        elif name == _ERROR or "error" in message or message.get("message_type") == "error_message":
+        elif name == _ERROR or message.get("message_type", "error" in message and _ERROR_MESSAGE) == _ERROR_MESSAGE:
             self._error = message
         elif name in _USUAL:
             self.take(message)
@@ -130,14 +131,15 @@ class StreamedTurn:
         return [message.whole() if isinstance(message, _Said | _Call) else message for message in self._messages]
 
     def _assistant(self, message: _Message) -> None:
-        key = message.get("id") or message.get("step_id") or ""
+        ids = (message.get("id"), message.get("step_id"))
+        key = next((value for value in ids if isinstance(value, str) and value), "")
         said = self._said.get(key)
         if said is None:
             said = self._said[key] = _Said()
             self._messages.append(said)
         if text := content_text(message.get("content")):
             said.pieces.append(text)
-            self._listener.text(str(key), text)
+            self._listener.text(key, text)
 
     def _tool_call(self, message: _Message) -> None:
         listed = message.get("tool_calls")  # a piece has it as an object, a whole message as a list
