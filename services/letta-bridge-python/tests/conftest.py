@@ -27,6 +27,7 @@ from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import FallbackAnswer
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
+from letta_bridge.turn.streams.writer import StreamWriter
 from shared_utils.config.settings import RedisSettings
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
@@ -135,21 +136,37 @@ class Rig:
         self.letta.down = False
         self.time += 1_000
 
-    def processor(self, queue: InMemoryQueue | None = None) -> MessageProcessor:
+    def processor(self, queue: InMemoryQueue | None = None, streams: StreamWriter | None = None) -> MessageProcessor:
         limiter = Limiter(self.settings.limits, self.meter, clock=lambda: self.time)
         queue = queue or self.queue()
         return MessageProcessor(
-            self.settings, self.delivery_context, self.fallback, queue, limiter, consent=self.consent
+            self.settings,
+            self.delivery_context,
+            self.fallback,
+            queue,
+            limiter,
+            consent=self.consent,
+            streams=streams or self.streams(queue),
         )
+
+    def streams(self, queue: InMemoryQueue) -> StreamWriter:
+        return StreamWriter(queue, self.settings.streaming)
 
     def queue(self, name: str = "bridge") -> InMemoryQueue:
         queue = InMemoryQueue(self.shelf, self.settings.queue, name)
         queue.max_lane = self.settings.limits.max_pending_per_user
         return queue
 
-    def intake(self, name: str = "bridge", accepting: Callable[..., Any] = lambda: True) -> Intake:
-        queue = self.queue(name)
-        return Intake(queue, self.processor(queue).process, self.settings.queue, accepting)
+    def intake(
+        self,
+        name: str = "bridge",
+        accepting: Callable[..., Any] = lambda: True,
+        *,
+        queue: InMemoryQueue | None = None,
+        streams: StreamWriter | None = None,
+    ) -> Intake:
+        queue = queue or self.queue(name)
+        return Intake(queue, self.processor(queue, streams).process, self.settings.queue, accepting)
 
     def push(self, task_id: str = "t1", user: str = "ada", content: str = "hi", **fields: Any) -> None:
         task = {"task_id": task_id, "user_id": user, "content": content, **fields}

@@ -47,6 +47,7 @@ LAYOUT: Final = Layout(
             "letta",
             "agents",
             "fallback",
+            "streaming",
             "limits",
             "sessions",
             "database",

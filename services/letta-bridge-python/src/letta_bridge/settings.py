@@ -56,6 +56,20 @@ class QueueSettings(TaskLimits):
     task_response: str = setting(
         "task_response:", doc="+ task id: channel of one task's reply", max_length=MAX_CHANNEL_LENGTH
     )
+    task_stream: str = setting(
+        "task_stream:", doc="+ task id: channel of the events of a streamed reply", max_length=MAX_CHANNEL_LENGTH
+    )
+    stream_ttl_seconds: float = setting(
+        900.0, doc="seconds the events of a task are kept after the last one", ge=1, le=MAX_REPLY_TTL
+    )
+    stream_maxlen: int = setting(10_000, doc="events of one task that are kept, about", ge=100)
+    control: str = setting(
+        "letta_control",
+        "LETTA_CONTROL",
+        doc="list from which bridges take interrupts",
+        pattern=r"^[^{}\s]+$",
+        max_length=MAX_QUEUE_NAME_LENGTH,
+    )
     max_concurrent_requests: int = setting(
         64, "MAX_CONCURRENT_REQUESTS", doc="turns that this bridge holds at once", reload=True, ge=1, le=100_000
     )
@@ -241,6 +255,36 @@ class FallbackSettings(Section):
     )
 
 
+class StreamingSettings(Section):
+    """Replies in parts while the agent speaks, for tasks that ask for it with meta.stream."""
+
+    mode: Literal["on_request", "always", "never"] = setting(
+        "on_request",
+        "STREAMING_MODE",
+        doc="which replies are streamed: those of tasks with meta.stream and of the personas below, all, or none",
+        reload=True,
+    )
+    personas: TextList = setting((), doc="personas whose replies are streamed unless meta.stream is false", reload=True)
+    markdown: Literal["remove", "keep"] = setting(
+        "remove", doc="Markdown in the speech of a sentence; its text always keeps it", reload=True
+    )
+    barge_in: bool = setting(
+        False, doc="a new message of a user breaks off the streamed reply to the one before", reload=True
+    )
+    first_piece_characters: int = setting(
+        12, doc="characters after which the first piece of a reply may end at a clause", reload=True, ge=1
+    )
+    max_piece_characters: int = setting(
+        200, doc="characters after which a sentence is cut at a clause", reload=True, ge=20
+    )
+
+    def wanted(self, asked: bool | None, persona: str) -> bool:  # what meta.stream says, or nothing
+        """Whether the reply to a task is streamed."""
+        if self.mode != "on_request":
+            return self.mode == "always"
+        return persona in self.personas if asked is None else asked
+
+
 class BudgetSettings(Section):
     """Tokens of Letta's model a day, as Letta counts them; days are UTC. 0 is no limit."""
 
@@ -356,6 +400,7 @@ class BridgeSettings(BaseModel):
     letta: LettaSettings = LettaSettings()
     agents: AgentSettings = AgentSettings()
     fallback: FallbackSettings = FallbackSettings()
+    streaming: StreamingSettings = StreamingSettings()
     limits: LimitSettings = LimitSettings()
     sessions: SessionSettings = SessionSettings()
     database: DatabaseConfig = DatabaseConfig()

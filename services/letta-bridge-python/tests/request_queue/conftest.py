@@ -78,6 +78,17 @@ class InMemoryRig:
     async def replies(self) -> list[bytes]:
         return list(self.shelf.replies)
 
+    async def listen(self, channel: str) -> None:
+        self.channel = channel
+
+    async def heard(self, count: int) -> list[bytes]:
+        published = [body for where, body in self.shelf.published if where == self.channel]
+        assert len(published) == count
+        return published
+
+    async def drop_stream(self, user: str, task_id: str) -> None:
+        del self.shelf.streams[user, task_id]
+
     async def save(self) -> None:
         self.saved = self.shelf.snapshot()
 
@@ -96,6 +107,7 @@ class RedisRig:
         self.url = url
         self.client = connect(RedisSettings(url=url), name="rig")
         self.bridges: list[Any] = []
+        self.pubsub: Any = None
 
     def bridge(self, name: str) -> RedisQueue:
         settings = RedisSettings(url=self.url)
@@ -162,6 +174,19 @@ class RedisRig:
         letters: list[Any] = await self.client.lrange(self.keys.dead, 0, -1)
         return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
 
+    async def listen(self, channel: str) -> None:
+        self.pubsub = self.client.pubsub()
+        await self.pubsub.subscribe(channel)
+        await self.pubsub.get_message(timeout=5)
+
+    async def heard(self, count: int) -> list[bytes]:
+        messages: list[Any] = [await self.pubsub.get_message(timeout=5) for _ in range(count)]
+        assert await self.pubsub.get_message(timeout=0.01) is None
+        return [message["data"] for message in messages]
+
+    async def drop_stream(self, user: str, task_id: str) -> None:
+        await self.client.delete(self.keys.stream(user, task_id))
+
     async def replies(self) -> list[bytes]:
         entries: Any = await self.client.xrange(self.keys.replies)
         return [fields[b"reply"] for _, fields in entries]
@@ -181,6 +206,8 @@ class RedisRig:
             await self.client.restore(key, expires_ms, content)
 
     async def close(self) -> None:
+        if self.pubsub is not None:
+            await self.pubsub.aclose()
         await self.client.aclose()
         for bridge in self.bridges:
             await bridge.close()
@@ -189,7 +216,8 @@ class RedisRig:
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     settings = QueueSettings(
-        requests=f"q-{uuid.uuid4().hex[:8]}",
+        requests=(name := f"q-{uuid.uuid4().hex[:8]}"),
+        task_stream=f"{name}-stream:",
         max_payload_bytes=1024,
         max_missed_per_user=3,
         missed_bytes=2048,

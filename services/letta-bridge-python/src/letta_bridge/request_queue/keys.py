@@ -82,6 +82,10 @@ class Keys:
     """+ number of the task: set once it was handed to memory-python; expires."""
     creating_prefix: str = field(init=False)
     """+ user:persona: the lease of the attempt that creates this agent; expires."""
+    stream_prefix: str = field(init=False)
+    """+ user:task_id: the task's stream of events, expires."""
+    interrupts: str = field(init=False)
+    """Hash user:task_id → interrupt: tasks that are to be broken off, or were; expires."""
 
     rate_prefix: str = field(init=False)
     """+ user: until when the user's bucket of turns is full, ms of the Redis server's clock; expires then."""
@@ -130,6 +134,8 @@ class Keys:
             self.begun,
             self.order,
             self.opt_ins,
+            self.stream_prefix,
+            self.interrupts,
         )
 
     def lane(self, user_id: str) -> str:
@@ -139,6 +145,10 @@ class Keys:
     def reply(self, user_id: str, task_id: str) -> str:
         """The stored reply to a task."""
         return self.reply_prefix + per_task(user_id, task_id)
+
+    def stream(self, user_id: str, task_id: str) -> str:
+        """The stream of a task's events."""
+        return self.stream_prefix + per_task(user_id, task_id)
 
     def missed(self, user_id: str) -> str:
         """A user's missed turns."""

@@ -36,8 +36,20 @@ class DeliveryStatus(StrEnum):
     """The user's message is in the agent's history."""
 
 
+class CutShort(StrEnum):
+    """How a turn that its user interrupted was heard."""
+
+    HEARD = "heard"
+    """``response_text`` is what the user heard."""
+    UNKNOWN = "unknown"
+    """``response_text`` was published; how much of it the user heard is not known."""
+
+
 class MissedTurn(BaseModel):
-    """A turn that memory-python answered, or one without an answer that Letta may still be running."""
+    """A turn that the agent does not know as its user does.
+
+    memory-python answered it, its user interrupted the agent, or nobody answered and Letta may still be running it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,11 +79,13 @@ class MissedTurn(BaseModel):
     """Letta itself said that the last try to send it is over: a run of it that still seems active is left behind."""
     canned: bool = False
     """Answered with a canned sentence of memory-python."""
+    cut_short: CutShort | None = None
+    """The user interrupted the answer, the agent's own; None if nobody did."""
 
     @property
     def is_worth_remembering(self) -> bool:
-        """Whether the agent should learn of the turn: memory-python answered it, if only with a canned sentence."""
-        return bool(self.response_text) or (self.canned and bool(self.content))
+        """Whether the agent should learn of the turn: memory-python answered it, or the user interrupted it."""
+        return bool(self.response_text) or (self.canned and bool(self.content)) or self.cut_short is not None
 
     def may_be_of(self, persona: str) -> bool:
         """Whether it belongs to this persona. A record without a persona is matched by its agent, if it names one."""

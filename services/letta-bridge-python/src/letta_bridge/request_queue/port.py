@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from letta_bridge.request_queue.interrupts import Interrupted, Interruption, InterruptRequest
 from letta_bridge.request_queue.recent_turns import RecentTurns
 from letta_bridge.request_queue.records import number_of
 
@@ -53,6 +54,8 @@ class Outcome(StrEnum):
     """memory-python answered."""
     ERROR = "error"
     """An error reply with the reason."""
+    INTERRUPTED = "interrupted"
+    """Its user broke it off; the reply holds what was said until then."""
     REPEATED = "repeated"
     """The same task was answered before; the kept reply was sent again."""
     DEAD = "dead"
@@ -108,6 +111,8 @@ class Turn:
     """The user's choice about permanent memory at this hand-out; None if the Lua script could not read the user."""
     supposed: bool = False
     """One of the attempts is only supposed, because Redis lost writes, or was forgiven by ``dead retry``."""
+    interruption: Interruption = field(default_factory=Interruption)
+    """Its user may break it off, also before it was handed out."""
 
     @property
     def deliveries(self) -> int:
@@ -128,6 +133,36 @@ class Turn:
         """Whether the user's lane was full when the task was taken; it must then be refused on every delivery."""
         # Earlier releases used the lane of that name for a user with such an id.
         return self.lane.startswith(FULL_LANE) and self.lane != user_id
+
+
+UNCONDITIONAL: Final = -1
+"""``TaskEvents.stored`` of events that are added whatever the stream holds."""
+
+
+@dataclass(slots=True)
+class TaskEvents:
+    """The events that one hand-out of a task adds to the task's stream."""
+
+    receipt: str
+    user_id: str
+    task_id: str
+    events: list[bytes] = field(default_factory=list)
+    """All of them, oldest first, JSON objects; the queue puts ``v`` and ``seq`` in front."""
+    stored: int = 0
+    """How many of them the queue has confirmed."""
+
+
+class StreamRefusal(StrEnum):
+    """Why events of a turn are refused."""
+
+    TAKEN_OVER = "taken_over"
+    """Another bridge has the task or has settled it."""
+    FORGOTTEN = "forgotten"
+    """Redis has lost the hand-out; repeat it after :meth:`RequestQueue.restore`."""
+    INTERRUPTED = "interrupted"
+    """The turn was interrupted; the queue has told its listeners."""
+    UNWRITABLE = "unwritable"
+    """The stream's key holds something else."""
 
 
 @dataclass(slots=True)
@@ -163,6 +198,12 @@ class Settlement:
     """The journal's record of the turn beside the reply, JSON; None if it is not journalled."""
     tally: tuple[str, ...] = ()
     """Words of ``recent_turns.py`` under which the turn is tallied."""
+    stream: TaskEvents | None = None
+    """Ends the task's stream with the last of these events; None if the task has none."""
+    repeated_event: bytes | None = None
+    """An event of the task's stream, or one that it does not keep, which is only published."""
+    when_interrupted: Callable[[InterruptRequest], Settlement] | None = None
+    """The settlement that replaces this one if the turn was interrupted; None if nothing changes then."""
 
 
 class Refusal(StrEnum):
@@ -195,6 +236,8 @@ class FetchResult:
     refused: dict[str, Refusal] = field(default_factory=dict)
     """Receipt → why its settlement is refused. One that is neither settled nor refused is to be repeated after
     :meth:`RequestQueue.restore`."""
+    interrupted: dict[str, InterruptRequest] = field(default_factory=dict)
+    """Receipt → the interrupt for which :attr:`Settlement.when_interrupted` must replace its settlement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +347,26 @@ class RequestQueue(Protocol):
 
     async def missed(self, user_id: str) -> list[bytes]:
         """The missed turns of this user, oldest first. Waits while they cannot be read."""
+        ...
+
+    async def append(self, streams: Sequence[TaskEvents]) -> list[StreamRefusal | None]:
+        """Add to each stream the events that it lacks, publish them, and update :attr:`TaskEvents.stored`.
+
+        Fenced like a settlement. After an error it may be repeated. Redis may have lost events: then ``stored`` falls,
+        and the next call adds them again under the same numbers.
+        """
+        ...
+
+    async def events(self, user_id: str, task_id: str) -> list[bytes]:
+        """The events in a task's stream, oldest first. Waits while they cannot be read."""
+        ...
+
+    async def add_missed(self, user_id: str, record: bytes) -> None:
+        """Add a missed turn that no settlement adds; not idempotent."""
+        ...
+
+    async def interrupt(self, request: InterruptRequest) -> Interrupted:
+        """Break off a turn: nothing of its reply is published from now on."""
         ...
 
     async def status(self) -> QueueStatus:

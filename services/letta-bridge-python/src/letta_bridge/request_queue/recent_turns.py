@@ -29,6 +29,8 @@ UNANSWERED: Final = "unanswered"
 """An error reply: neither could."""
 CANNED: Final = "canned"
 """memory-python answered with its configured sentence, because no model answered."""
+INTERRUPTED: Final = "interrupted"
+"""Its user broke it off."""
 TURNED_AWAY: Final = "turned_away"
 """A limit of the operator's refused the task before an agent was asked."""
 

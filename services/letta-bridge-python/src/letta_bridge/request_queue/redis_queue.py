@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.capacity import capacity_of
+from letta_bridge.request_queue.interrupts import Interrupted, Interruption, InterruptOutcome, InterruptRequest
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import (
@@ -22,6 +23,8 @@ from letta_bridge.request_queue.port import (
     QueueStatus,
     Refusal,
     Settlement,
+    StreamRefusal,
+    TaskEvents,
     Turn,
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
@@ -60,10 +63,17 @@ _OLDEST: Final = read("oldest")
 _PROBE: Final = read("probe")
 _RECENT: Final = read("recent")
 _CAPACITY: Final = read("capacity")
+_APPEND: Final = read("append")
+_INTERRUPT: Final = read("interrupt")
+_ADD_MISSED: Final = read("add_missed")
 
-_SETTLED_NOW, _FORGOTTEN = 1, 3
+_SETTLED_NOW, _FORGOTTEN, _EVENTS_LOST = 1, 3, 5
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
 """The codes of ``settle.lua``."""
+_STREAM_REFUSALS: Final = {-1: StreamRefusal.TAKEN_OVER, -2: StreamRefusal.FORGOTTEN, -3: StreamRefusal.INTERRUPTED}
+"""The codes of ``append.lua``."""
+_INTERRUPTS: Final = 10_000
+"""Interrupts kept at most."""
 
 
 class RedisQueue:
@@ -105,6 +115,9 @@ class RedisQueue:
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
         self.journal_bytes = 268_435_456
         """The same in bytes."""
+        self.barge_in = False
+        """Call :attr:`on_barge_in` where a user writes while a turn of theirs is in flight."""
+        self.on_barge_in: Callable[[str], object] = _ignore
 
     @property
     def writes_lost(self) -> bool:
@@ -133,8 +146,12 @@ class RedisQueue:
         left = 0 if ticket else batches[-1][-1]
         fetched = FetchResult([result == _SETTLED_NOW for result in results], turns, left > 0)
         for settlement, result in zip(settlements, results, strict=True):
-            if result in _REFUSALS:
+            if isinstance(result, list):
+                fetched.interrupted[settlement.receipt] = InterruptRequest.read(result[1])
+            elif result in _REFUSALS:
                 fetched.refused[settlement.receipt] = _REFUSALS[result]
+            elif result == _EVENTS_LOST and settlement.stream is not None:
+                settlement.stream.stored = 0
         self._writes_lost = self._writes_lost or _FORGOTTEN in results
         return fetched
 
@@ -220,6 +237,63 @@ class RedisQueue:
             return []
         return cast("list[bytes]", found)
 
+    async def append(self, streams: Sequence[TaskEvents]) -> list[StreamRefusal | None]:
+        """See :class:`RequestQueue`."""
+        settings = self._settings
+        args: list[Argument] = [self._bridge, int(settings.stream_ttl_seconds * 1000), settings.stream_maxlen]
+        for stream in streams:
+            args += (stream.receipt, *_stream_args(stream, settings.task_stream))
+        refusals: list[StreamRefusal | None] = []
+        for stream, result in zip(streams, await self._scripts.run(_APPEND, *args), strict=True):
+            if isinstance(result, ResponseError):
+                if redis_failure(result).code != "wrongtype":
+                    raise result
+                refusals.append(StreamRefusal.UNWRITABLE)
+                continue
+            refusals.append(_STREAM_REFUSALS.get(result))
+            if result >= 0:
+                stream.stored = result
+        self._writes_lost = self._writes_lost or StreamRefusal.FORGOTTEN in refusals
+        return refusals
+
+    async def events(self, user_id: str, task_id: str) -> list[bytes]:
+        """See :class:`RequestQueue`."""
+        key = self.keys.stream(user_id, task_id)
+        try:
+            entries = await retry_until_available(lambda: self._client.xrange(key))
+        except ResponseError as error:
+            _log.error("task_stream_unreadable", user_id=user_id, task_id=task_id, error=explain(error))
+            return []
+        return [fields[b"event"] for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)]
+
+    async def add_missed(self, user_id: str, record: bytes) -> None:
+        """See :class:`RequestQueue`."""
+        settings = self._settings
+        await self._scripts.run(_ADD_MISSED, settings.max_missed_per_user, settings.missed_bytes, user_id, record)
+
+    async def interrupt(self, request: InterruptRequest) -> Interrupted:
+        """See :class:`RequestQueue`."""
+        settings = self._settings
+        heard = request.heard.model_dump_json(exclude_none=True) if request.heard is not None else "null"
+        outcome, task_id, receipt, kept = await self._scripts.run(
+            _INTERRUPT,
+            request.user_id,
+            request.task_id,
+            request.model_dump_json(exclude_none=True),
+            heard,
+            int(settings.reply_ttl_seconds * 1000),
+            settings.task_stream,
+            self.keys.interrupts,
+            settings.max_id_length * _UTF8_BYTES,
+            int(settings.stream_ttl_seconds * 1000),
+            settings.stream_maxlen,
+            _INTERRUPTS,
+            "1" if request.only_streamed else "",
+        )
+        return Interrupted(
+            InterruptOutcome(outcome.decode()), task_id.decode(errors="replace"), receipt.decode(), kept or None
+        )
+
     async def status(self) -> QueueStatus:
         """See :class:`RequestQueue`. Reads only; each figure is exact, but the figures are read one after another."""
         client, keys = self._client, self.keys
@@ -258,12 +332,14 @@ class RedisQueue:
         await close(self._blocking)
 
     def _handed_out(self, calls: Calls, ticket: str, answer: Sequence[Any]) -> list[Turn]:
-        paused, turns, writes_lost = answer
+        paused, turns, writes_lost, barging = answer
         self._paused = bool(paused)
         if writes_lost:
             calls.refused(ticket)
             self._writes_lost = True
             return []
+        for user in dict.fromkeys(barging):
+            self.on_barge_in(user.decode(errors="replace"))
         calls.answered(ticket)
         self._answered_at = clock()
         return [_turn(row) for row in turns]
@@ -287,6 +363,7 @@ class RedisQueue:
             calls.last_answered,
             round(_TICKET_SECONDS * 1000),
             MAX_FETCHED_BYTES,
+            "1" if self.barge_in else "",
         )
 
     def _settle_args(self, ends: Sequence[Settlement]) -> list[Argument]:
@@ -300,6 +377,8 @@ class RedisQueue:
             self.journal_bytes,
             settings.dead_bytes,
             self._bridge,
+            int(settings.stream_ttl_seconds * 1000),
+            settings.stream_maxlen,
         ]
         responses, task_response = settings.responses, settings.task_response
         for end in ends:
@@ -320,13 +399,33 @@ class RedisQueue:
                 end.dead or b"",
                 end.journal or b"",
                 " ".join(end.tally),
+                "1" if end.when_interrupted is not None else "",
+                *(_stream_args(end.stream, settings.task_stream) if end.stream is not None else ("", "", "", "")),
+                (settings.task_stream + end.task_id) if end.repeated_event is not None else "",
+                end.repeated_event or b"",
             )
         return args
 
 
 def _size_of_end(end: Settlement) -> int:
     size = len(end.reply or b"") + len(end.task_response or b"") + len(end.dead or b"") + len(end.journal or b"")
+    if end.stream is not None:
+        size += sum(map(len, end.stream.events[max(0, end.stream.stored) :]))
     return size + sum(map(len, end.missed)) if end.missed else size
+
+
+def _ignore(_user: str) -> None:
+    pass
+
+
+def _stream_args(stream: TaskEvents, channels: str) -> tuple[Argument, ...]:
+    """Key's ending, channel, number of the first event that is not known to be stored, and these events."""
+    return (
+        per_task(stream.user_id, stream.task_id),
+        channels + stream.task_id,
+        stream.stored + 1,
+        b"\n".join(stream.events[max(0, stream.stored) :]),
+    )
 
 
 def _pause_mode(mode: object) -> PauseMode | None:
@@ -337,7 +436,7 @@ def _pause_mode(mode: object) -> PauseMode | None:
 
 
 def _turn(row: Sequence[Any]) -> Turn:
-    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms, choice = row
+    receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms, choice, interrupt = row
     return Turn(
         receipt=receipt.decode(),
         lane=lane.decode(errors="replace"),
@@ -350,4 +449,5 @@ def _turn(row: Sequence[Any]) -> Turn:
         missed=missed,
         choice=HeldChoice(choice[0].decode(errors="replace"), *choice[1:]) if choice else None,
         supposed=attempts.startswith(b"0"),
+        interruption=Interruption(InterruptRequest.read(interrupt) if interrupt else None),
     )

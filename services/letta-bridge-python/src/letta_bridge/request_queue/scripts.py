@@ -12,12 +12,20 @@ from shared_utils.redis.pipeline import Argument, Command, pipeline_of
 IDLE_CONSUMER_SUFFIX: Final = "+"
 """Suffix of a bridge's name in the record of a turn that its wait for arrivals took."""
 
-_READS_TASKS: Final = frozenset({"dispatch", "restore"})
+_BEFORE: Final = {
+    "dispatch": ("task_ids", "interrupts"),
+    "restore": ("task_ids",),
+    "settle": ("missed", "interrupts", "task_streams"),
+    "add_missed": ("missed",),
+    "append": ("interrupts", "task_streams"),
+    "interrupt": ("task_ids", "interrupts", "task_streams"),
+}
+"""The files of functions that a script needs besides those that all share."""
 
 
 def read(name: str) -> Script:
-    """``lua/<name>.lua`` behind the files that all scripts share, and behind ``lua/task_ids.lua`` if it reads tasks."""
-    before = ("common", "records", "task_ids") if name in _READS_TASKS else ("common", "records")
+    """``lua/<name>.lua`` behind the files of functions that it needs."""
+    before = ("common", "records", *_BEFORE.get(name, ()))
     return Script.of(SIZES.source + Script.read(__package__ or "", *before, name).source)
 
 

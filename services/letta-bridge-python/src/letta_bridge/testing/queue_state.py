@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 
+from letta_bridge.request_queue.interrupts import InterruptRequest
 from letta_bridge.request_queue.keys import user_lane
 from letta_bridge.request_queue.port import FULL_LANE, Capacity, PauseMode
 from letta_bridge.request_queue.records import Fault, parts_of_number
@@ -74,6 +75,25 @@ class InFlight:
 
 
 @dataclass(slots=True)
+class StreamEntry:
+    """An event in a task's stream."""
+
+    event: bytes
+    receipt: str
+    count: int
+
+
+@dataclass(slots=True)
+class InterruptEntry:
+    """An interrupt that is kept."""
+
+    request: InterruptRequest
+    number: str | None
+    """Of the task that it breaks off; None before that is handed out, and of a task that had ended."""
+    over: bool = False
+
+
+@dataclass(slots=True)
 class InMemoryQueueState:
     """What several bridges share: the state of one queue. Times are seconds of ``clock``."""
 
@@ -107,6 +127,9 @@ class InMemoryQueueState:
     order: TaskOrder = field(default_factory=TaskOrder)
     calls: dict[str, str] = field(default_factory=dict)
     """Taker → ticket of its last hand-out call."""
+    streams: dict[tuple[str, str], list[StreamEntry]] = field(default_factory=dict)
+    """User and task id → the events of the task's stream."""
+    interrupts: dict[tuple[str, str], InterruptEntry] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def push(self, payload: bytes) -> None:

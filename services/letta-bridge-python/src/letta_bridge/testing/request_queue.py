@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from letta_bridge.request_queue.calls import TICKET_DIGITS, Calls, receipt
+from letta_bridge.request_queue.interrupts import Interrupted, Interruption, InterruptOutcome, InterruptRequest
 from letta_bridge.request_queue.keys import user_lane, user_of
 from letta_bridge.request_queue.port import (
     FULL_LANE,
     FULL_LANES,
+    UNCONDITIONAL,
     FetchResult,
     HeldChoice,
     Outcome,
@@ -21,6 +24,8 @@ from letta_bridge.request_queue.port import (
     QueueStatus,
     Refusal,
     Settlement,
+    StreamRefusal,
+    TaskEvents,
     Turn,
     fingerprint,
     is_full,
@@ -29,7 +34,7 @@ from letta_bridge.request_queue.port import (
 )
 from letta_bridge.request_queue.recent_turns import RECENT_MINUTES, RecentTurns
 from letta_bridge.settings import QueueSettings
-from letta_bridge.testing.queue_state import Entry, InFlight, InMemoryQueueState
+from letta_bridge.testing.queue_state import Entry, InFlight, InMemoryQueueState, InterruptEntry, StreamEntry
 from shared_utils.contracts.messages import json_object, parse_task
 from shared_utils.errors import MalformedMessage
 from shared_utils.persistence.choices.port import user_key
@@ -50,6 +55,9 @@ class InMemoryQueue:
         self.journal_bound = 100_000
         self.journal_bytes = 268_435_456
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
+        self.barge_in = False
+        """Call :attr:`on_barge_in` where a user writes while a turn of theirs is in flight."""
+        self.on_barge_in: Callable[[str], object] = str
 
     @property
     def writes_lost(self) -> bool:
@@ -64,6 +72,8 @@ class InMemoryQueue:
             fetched.settled.append(refusal is None)
             if isinstance(refusal, Refusal):
                 fetched.refused[settlement.receipt] = refusal
+            elif isinstance(refusal, InterruptRequest):
+                fetched.interrupted[settlement.receipt] = refusal
         if settlements and not limit:
             fetched.more = bool(self.shelf.ready)
         else:
@@ -116,6 +126,44 @@ class InMemoryQueue:
     async def missed(self, user_id: str) -> list[bytes]:
         """See :class:`RequestQueue`."""
         return list(self.shelf.missed.get(user_id, []))
+
+    async def append(self, streams: Sequence[TaskEvents]) -> list[StreamRefusal | None]:
+        """See :class:`RequestQueue`."""
+        return [self._append(stream) for stream in streams]
+
+    async def events(self, user_id: str, task_id: str) -> list[bytes]:
+        """See :class:`RequestQueue`."""
+        return [entry.event for entry in self.shelf.streams.get((user_id, task_id), [])]
+
+    async def add_missed(self, user_id: str, record: bytes) -> None:
+        """See :class:`RequestQueue`."""
+        self._change_missed(Settlement("", Outcome.LETTA, user_id=user_id, missed=(record,)))
+
+    async def interrupt(self, request: InterruptRequest) -> Interrupted:
+        """See :class:`RequestQueue`."""
+        shelf, user = self.shelf, request.user_id
+        one = shelf.busy.get(user_lane(user), "")
+        turn, running, number = shelf.turns.get(one), "", ""
+        if turn is not None and turn.entry.fault is None:
+            number = f"{turn.entry.seq}-{turn.entry.first_ms}"
+            running = self._task_id(turn.entry)
+        stream = shelf.streams.get((user, running))
+        if request.only_streamed and (not stream or json_object(stream[-1].event).get("type") in {"end", "error"}):
+            running = ""
+        if not request.task_id and not running:
+            return Interrupted(InterruptOutcome.NOTHING)
+        task_id = request.task_id or running
+        if (user, task_id) in shelf.interrupts:
+            return Interrupted(InterruptOutcome.REPEATED, task_id)
+        kept = shelf.kept.get((user, task_id))
+        if running == task_id:
+            shelf.interrupts[user, task_id] = InterruptEntry(request, number)
+            self._publish_interrupted(request, task_id)
+            return Interrupted(InterruptOutcome.INTERRUPTED, task_id, one)
+        shelf.interrupts[user, task_id] = InterruptEntry(request, None, over=kept is not None)
+        if kept is not None:
+            return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
+        return Interrupted(InterruptOutcome.WAITING, task_id)
 
     async def status(self) -> QueueStatus:
         """See :class:`RequestQueue`."""
@@ -200,6 +248,9 @@ class InMemoryQueue:
             lane = f"~{place % 64}"
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
             lane = f"{FULL_LANE}{place % FULL_LANES}"
+        user = user_of(lane)
+        if self.barge_in and user is not None and lane in shelf.busy:
+            self.on_barge_in(user)
         shelf.enqueue(lane, Entry(int(f"{place}{ticket}"), first_ms, payload))
 
     def _set_unreadable_aside(self, lane: str) -> bool:
@@ -229,7 +280,75 @@ class InMemoryQueue:
         in_lane = max(0.0, shelf.clock() - entry.first_ms / 1000)
         seq, first_ms = entry.seq, entry.first_ms
         supposed = entry.supposed
-        return Turn(one, lane, entry.attempts, seq, first_ms, cut, kept, in_lane, missed, choice, supposed)
+        interruption = Interruption(self._interrupt_at_hand_out(entry))
+        return Turn(
+            one, lane, entry.attempts, seq, first_ms, cut, kept, in_lane, missed, choice, supposed, interruption
+        )
+
+    def _task_id(self, entry: Entry) -> str:
+        task_id = json_object(entry.payload).get("task_id")
+        return str(task_id) if task_id else f"{self._settings.requests}-{entry.first_ms}-{entry.seq}"
+
+    def _interrupt_at_hand_out(self, entry: Entry) -> InterruptRequest | None:
+        try:
+            user = parse_task(entry.payload, self._settings.limits).user_id
+        except MalformedMessage:
+            return None
+        number = f"{entry.seq}-{entry.first_ms}"
+        found = self.shelf.interrupts.get((user, self._task_id(entry)))
+        if found is not None and found.number is None and not found.over:
+            found.number = number
+        return found.request if found is not None and found.number == number else None
+
+    def _append(self, stream: TaskEvents) -> StreamRefusal | None:
+        turn = self._mine(stream.receipt)
+        if turn is None:
+            if stream.receipt not in self.shelf.turns and self._forgotten(stream.receipt):
+                self._writes_lost = True
+                return StreamRefusal.FORGOTTEN
+            return StreamRefusal.TAKEN_OVER
+        if self._interrupt_of(stream.user_id, stream.task_id, turn.entry) is not None:
+            return StreamRefusal.INTERRUPTED
+        self._add_events(stream)
+        return None
+
+    def _add_events(self, stream: TaskEvents) -> bool:
+        """False, and nothing added, if the shelf has lost earlier events."""
+        kept = self.shelf.streams.setdefault((stream.user_id, stream.task_id), [])
+        there = kept[-1].count if kept and kept[-1].receipt == stream.receipt else 0
+        if stream.stored == UNCONDITIONAL:
+            there = 0
+        elif there < stream.stored:
+            stream.stored = there
+            return False
+        for count in range(there, len(stream.events)):
+            self._add_event(stream.user_id, stream.task_id, stream.events[count], stream.receipt, count + 1)
+        stream.stored = len(stream.events)
+        return True
+
+    def _add_event(self, user_id: str, task_id: str, event: bytes, one: str, count: int) -> None:
+        kept = self.shelf.streams.setdefault((user_id, task_id), [])
+        event = b'{"v":1,"seq":%d,' % len(kept) + event[1:]
+        kept.append(StreamEntry(event, one, count))
+        self.shelf.published.append((self._settings.task_stream + task_id, event))
+
+    def _unsaid(self, stream: TaskEvents) -> list[bytes]:
+        """Of the last events of an interrupted turn: that it was interrupted, unless that is known, and the end."""
+        kept = self.shelf.streams.get((stream.user_id, stream.task_id), [])
+        is_known = bool(kept) and json_object(kept[-1].event).get("type") == "interrupted"
+        if json_object(stream.events[0]).get("type") == "interrupted" and not is_known:
+            return stream.events
+        return stream.events[-1:]
+
+    def _publish_interrupted(self, request: InterruptRequest, task_id: str) -> None:
+        kept = self.shelf.streams.get((request.user_id, task_id))
+        if not kept or json_object(kept[-1].event).get("type") in {"end", "error"}:
+            return
+        heard = None if request.heard is None else request.heard.model_dump(exclude_none=True)
+        attempt = json_object(kept[-1].event).get("attempt", 1)
+        about = {"task_id": task_id, "user_id": request.user_id, "attempt": attempt}
+        event = json.dumps(about | {"type": "interrupted", "heard": heard}).encode()
+        self._add_event(request.user_id, task_id, event, kept[-1].receipt, kept[-1].count)
 
     def _fly(self, one: str, lane: str, entry: Entry) -> None:
         deadline = self.shelf.clock() + self._settings.lease_seconds
@@ -297,12 +416,33 @@ class InMemoryQueue:
         choice = HeldChoice(task.user_id, *map(shelf.choices.get, fields))
         return shelf.kept.get((task.user_id, task.task_id)), len(shelf.missed.get(task.user_id, [])), choice
 
-    def _settle(self, end: Settlement) -> Refusal | bool | None:
-        """None if it counts, True if the turn has to be restored first."""
+    def _settle(self, end: Settlement) -> Refusal | InterruptRequest | bool | None:
+        """None if it counts, True if it has to be repeated: after the turn is restored, or with all events."""
         shelf = self.shelf
         turn = self._mine(end.receipt)
         if turn is None:
             return self._refusal(end)
+        request = self._interrupt_of(end.user_id, end.task_id, turn.entry)
+        if request is not None and end.when_interrupted is not None:
+            return request
+        if end.stream is not None and not self._end_stream(end.stream, request):
+            return True
+        if end.repeated_event is not None:
+            shelf.published.append((self._settings.task_stream + end.task_id, end.repeated_event))
+        self._publish(end)
+        self._change_missed(end)
+        self._journalise(end)
+        if end.dead is not None:
+            self._keep_letter(end.dead, turn.entry.payload)
+        shelf.counters[f"settled:{end.outcome}"] += 1
+        shelf.tallies.update((int(shelf.clock() // 60), word) for word in end.tally)
+        self._close(end.receipt)
+        if turn.lane in shelf.lanes:
+            shelf.ready.append(turn.lane)
+        return None
+
+    def _publish(self, end: Settlement) -> None:
+        shelf = self.shelf
         if end.reply is not None:
             if end.user_id and end.task_id:
                 if end.replaces_kept:
@@ -314,16 +454,15 @@ class InMemoryQueue:
                 shelf.published.append((self._settings.responses, end.reply))
         if end.task_response is not None and end.publish and end.task_id:
             shelf.published.append((self._settings.task_response + end.task_id, end.task_response))
-        self._change_missed(end)
-        self._journalise(end)
-        if end.dead is not None:
-            self._keep_letter(end.dead, turn.entry.payload)
-        shelf.counters[f"settled:{end.outcome}"] += 1
-        shelf.tallies.update((int(shelf.clock() // 60), word) for word in end.tally)
-        self._close(end.receipt)
-        if turn.lane in shelf.lanes:
-            shelf.ready.append(turn.lane)
-        return None
+
+    def _interrupt_of(self, user_id: str, task_id: str, entry: Entry) -> InterruptRequest | None:
+        found = self.shelf.interrupts.get((user_id, task_id))
+        return found.request if found is not None and found.number == f"{entry.seq}-{entry.first_ms}" else None
+
+    def _end_stream(self, stream: TaskEvents, request: InterruptRequest | None) -> bool:
+        if request is None:
+            return self._add_events(stream)
+        return self._add_events(replace(stream, events=self._unsaid(stream), stored=UNCONDITIONAL))
 
     def _refusal(self, end: Settlement) -> Refusal | bool:
         if end.receipt not in self.shelf.turns and self._forgotten(end.receipt):

@@ -27,6 +27,8 @@
 --  23 order      hash    tasks (taken from the request list so far), newest_ms (the latest first_ms), opted_in_ms (the
 --                        latest time up to which an opt-in does not apply); older bridges neither read nor write it
 --  24 opt_ins    zset    user key -> value of `tasks` at which the user's opt-in applies (consent/lua/common.lua)
+--  25 stream:     prefix  + user:task_id: the task's stream of events (task_streams.lua), expires
+--  26 interrupts  hash    user:task_id -> interrupt (interrupts.lua), expires
 --
 -- A receipt is the fencing token of one hand-out: "<ticket>-<n>" is the n-th turn of the hand-out call with that
 -- ticket; "<ticket>+<n>" was handed to the connection on which an idle bridge waits. Tickets come from the bridges
@@ -42,6 +44,7 @@ local LANE, REPLY, MISSED, JOURNAL, JOURNAL_WRITER = KEYS[12], KEYS[13], KEYS[14
 local CHOICES, CALL = KEYS[17], KEYS[18]
 local HELD, OPEN, TALLY, BEGUN = KEYS[19], KEYS[20], KEYS[21], KEYS[22]
 local ORDER, OPT_INS = KEYS[23], KEYS[24]
+local STREAM, INTERRUPTS = KEYS[25], KEYS[26]
 
 -- A command with any number of arguments, in calls of at most 1000: Lua passes no more than some thousands. Returns the
 -- elements of the replies, where those are lists.

@@ -8,14 +8,17 @@
 --      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
 --      11 taker: the bridge, with a + for the connection on which it waits
 --      12 ticket of this call  13 last ticket of the taker that Redis acknowledged, or ''  14 ms a ticket is stored
--- Returns {mode of the pause or '', turns, 1 if Redis has lost writes else 0}, each turn being
+--      15 bytes of payloads and kept replies handed out at most  16 1: return users who write while a turn of theirs runs
+-- Returns {mode of the pause or '', turns, 1 if Redis has lost writes else 0, those users}, each turn being
 --      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms,
---       {user, complete, generation, changes, the user's entry} of `choices`, or false where no user can be read here}.
+--       {user, complete, generation, changes, the user's entry} of `choices`, or false where no user can be read here,
+--       the request of an interrupt, or false}.
 
 local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
 local taker, ticket, answered, ticket_ttl_ms, answer_bytes = ARGV[11], ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
+local barge_in, barging = ARGV[16] == '1', {}
 local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
@@ -63,6 +66,9 @@ local function route(payload, place, first_ms)
     local lane = lane_of(payload, place)
     if max_lane > 0 and length_of(LANE .. lane) >= max_lane then
         lane = full_lane .. (place % full_lanes)
+    end
+    if barge_in and user_of(lane) and redis.call('HEXISTS', LANES, lane) == 1 then
+        barging[#barging + 1] = user_of(lane)
     end
     local seq = string.format('%d', place) .. ticket
     enqueue(lane, join_entry(seq, '0', first_ms, payload))
@@ -155,8 +161,7 @@ end
 -- The reply to an earlier task of this user with the same id. A task that is pushed again after a retryable error
 -- inherits the earlier one's idempotency key; such a reply is kept for as long as the task may be handed out again.
 local function kept_reply(user, task_id)
-    local escaped = string.gsub(string.gsub(user, '%%', '%%25'), ':', '%%3A')
-    local key = REPLY .. escaped .. ':' .. task_id
+    local key = REPLY .. per_task(user, task_id)
     local kept = redis.pcall('GET', key)
     if type(kept) ~= 'string' then
         return false
@@ -184,7 +189,7 @@ local function hand_out(lane, receipt)
     redis.call('HSET', LANES, lane, receipt)
     leases[#leases + 1], leases[#leases + 2] = now + lease_ms, receipt
     begun[#begun + 1], begun[#begun + 2] = now, receipt
-    local kept, missed, choice = false, 0, false
+    local kept, missed, choice, interrupt = false, 0, false, false
     if #payload > longest_payload then
         payload = string.sub(payload, 1, longest_payload + 1)
     else
@@ -199,9 +204,14 @@ local function hand_out(lane, receipt)
             choice = { user }
             choosers[#choosers + 1] = choice
             kept = task_id and kept_reply(user, task_id) or false
+            if any_interrupts then
+                local named = task_id or REQUESTS .. '-' .. first_ms .. '-' .. seq
+                interrupt = interrupt_at_hand_out(per_task(user, named), seq .. '-' .. first_ms)
+            end
         end
     end
-    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, math.max(0, now - tonumber(first_ms)), choice }
+    local waited_ms = math.max(0, now - tonumber(first_ms))
+    return { receipt, lane, attempts, seq, first_ms, payload, kept, missed, waited_ms, choice, interrupt }
 end
 
 -- Adds to each choice what `choices` says of its user.
@@ -310,7 +320,7 @@ forget_ended()
 local paused = redis.call('HGET', PAUSED, 'mode') or ''
 if (redis.call('GET', CALL .. taker) or '') < answered then
     doubt_heads()
-    return { paused, {}, 1 }
+    return { paused, {}, 1, {} }
 end
 redis.call('SET', CALL .. taker, ticket, 'PX', ticket_ttl_ms)
 
@@ -344,4 +354,4 @@ if #turns > 0 then
     read_choices()
     redis.call('HINCRBY', COUNTERS, 'handed_out', #turns)
 end
-return { paused, turns, 0 }
+return { paused, turns, 0, barging }

@@ -3,8 +3,8 @@
 --
 -- ARGV 1 reply_ttl_ms  2 length of the replies stream  3 missed turns kept of each persona at most  4 and their bytes
 --      5 turns that may wait for the journal  6 and their bytes  7 bytes of memory that dead letters may take
---      8 bridge  and then, for each turn,
---      receipt, outcome (letta | memory | error | repeated | dead | erased),
+--      8 bridge  9 ttl_ms of a task stream  10 events it keeps  and then, for each turn,
+--      receipt, outcome (letta | memory | error | interrupted | repeated | dead | erased),
 --      reply JSON or '', channel for it or '' to keep it without publishing,
 --      task response JSON or '', channel for it,
 --      user:task_id the reply is kept under, '' not to keep it,
@@ -14,19 +14,24 @@
 --      missed turns to add, a line each, '' for none,
 --      dead letter: JSON line to put before the payload, '' for none,
 --      what the journal keeps beside the reply, '' for nothing,
---      words the turn is tallied under, separated by blanks
--- Returns for each turn a code (below), or its error (one that fails does not hold up the others); then the length of
---      `ready`.
+--      words the turn is tallied under, separated by blanks,
+--      1 if an interrupt changes this outcome, else '',
+--      user:task_id of the task stream to be ended, '' without one, its channel, number of the first event (from 1),
+--      the events that it may lack, a line of JSON each,
+--      channel of an event that is only published, '' without one, and the event
+-- Returns for each turn a code (below), {INTERRUPTED, the interrupt's request}, or its error (one that fails does not hold
+--      up the others); then the length of `ready`.
 
-local reply_ttl_ms, replies_kept, missed_kept, missed_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local reply_ttl_ms, replies_kept = ARGV[1], ARGV[2]
+missed_kept, missed_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local journal_bound, journal_bytes, dead_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local bridge = ARGV[8]
-local FIRST, FIELDS = 9, 15
+local bridge, stream_ttl_ms, longest_stream = ARGV[8], ARGV[9], ARGV[10]
+local FIRST, FIELDS = 11, 22
 local TALLY_SECONDS = 900
 -- Dead letters dropped for each added one, at most: after the bound was lowered, later additions drop the rest.
 local DROPPED = 16
 -- Codes that request_queue/redis_queue.py reads.
-local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN = 0, 1, 2, 3
+local TAKEN_OVER, SETTLED, REPEATED, FORGOTTEN, INTERRUPTED, EVENTS_LOST = 0, 1, 2, 3, 4, 5
 
 -- A reply as it is stored, with members at its end that are not published.
 local function as_kept(reply, mark)
@@ -34,7 +39,8 @@ local function as_kept(reply, mark)
 end
 
 -- FORGOTTEN: Redis has lost the hand-out, call `restore` first. REPEATED: an earlier call succeeded, exactly this reply
--- is stored. TAKEN_OVER: another bridge has the task or has settled it; an answer is dropped and counted.
+-- is stored. TAKEN_OVER: another bridge has the task or has settled it; an answer is dropped and counted. INTERRUPTED: the
+-- task was interrupted, settle it as such. EVENTS_LOST: Redis has lost events of the task stream, settle with all of them.
 local function refusal(record, receipt, reply, kept, mark)
     if not record and forgotten(bridge, receipt) then
         return FORGOTTEN
@@ -67,71 +73,6 @@ local function answer(outcome, reply, channel, response, response_channel, kept,
     end
     if response ~= '' then
         redis.call('PUBLISH', response_channel, response)
-    end
-end
-
--- The persona of a missed turn; records of the previous release have none.
-local function persona_of(record)
-    local readable, turn = pcall(cjson.decode, record)
-    return readable and type(turn) == 'table' and turn.persona or 'default'
-end
-
--- Drops the oldest records beyond a bound, each persona's separately. The newest stays, whatever its size.
-local function drop_oldest(key, added)
-    if redis.call('LLEN', key) <= missed_kept and (memory_of(key) or math.huge) <= missed_bytes then
-        return
-    end
-    local persona, same, bytes = persona_of(added), {}, 0
-    for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
-        if persona_of(record) == persona then
-            same[#same + 1] = record
-            bytes = bytes + #record
-        end
-    end
-    for index = 1, #same - 1 do
-        if #same - index < missed_kept and bytes <= missed_bytes then
-            break
-        end
-        redis.call('LREM', key, 1, same[index])
-        redis.call('HINCRBY', COUNTERS, 'missed_dropped', 1)
-        bytes = bytes - #same[index]
-    end
-end
-
-local function remember(user, told, missed)
-    local key = MISSED .. user
-    local before = redis.call('LLEN', key)
-    if told ~= '' and before > 0 then
-        local is_told = {}
-        for digest in string.gmatch(told, '%S+') do
-            is_told[digest] = true
-        end
-        for _, record in ipairs(redis.call('LRANGE', key, 0, -1)) do
-            if is_told[redis.sha1hex(record)] then
-                redis.call('LREM', key, 1, record)
-            end
-        end
-    end
-    for added in string.gmatch(missed, '[^\n]+') do
-        redis.call('RPUSH', key, added)
-        drop_oldest(key, added)
-    end
-    local after = redis.call('LLEN', key)
-    if after ~= before then
-        redis.call('HINCRBY', COUNTERS, 'missed_pending', after - before)
-    end
-end
-
--- A missed-turns key of the wrong type must not block the user's answer.
-local function mend_missed(user, missed, problem)
-    if not is_wrong_type(problem) then
-        error(problem)
-    elseif set_key_aside(MISSED .. user, user_lane(user)) then
-        remember(user, '', missed)
-    else
-        for added in string.gmatch(missed, '[^\n]+') do
-            set_aside('missed', 'unreadable_record', user_lane(user), added)
-        end
     end
 end
 
@@ -174,21 +115,53 @@ local function tally()
     redis.pcall('EXPIRE', key, TALLY_SECONDS)
 end
 
+-- Of the last events of an interrupted turn: that it was interrupted, unless its listeners know, and the end.
+local function unsaid(key, lines)
+    local _, _, _, last = last_event(key)
+    if is_interrupt(lines[1]) and not is_interrupt(last) then
+        return lines
+    end
+    return { lines[#lines] }
+end
+
+-- Adds the last events of a task stream; false where Redis lost earlier ones. Behind an interrupt nothing is said any more
+-- but that the stream ends. A key of another type, or Redis out of memory, must not block the user's answer.
+local function end_stream(task, receipt, channel, first, events, request)
+    local lines = {}
+    for line in string.gmatch(events, '[^\n]+') do
+        lines[#lines + 1] = line
+    end
+    if request then
+        first, lines = 0, unsaid(STREAM .. task, lines)
+    end
+    local done, stored = pcall(
+        add_events, STREAM .. task, receipt, first, lines, channel, stream_ttl_ms, longest_stream)
+    return not done or stored >= first - 1
+end
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, condition, mark,
-    missed_user, told, missed, dead, journal, tallied)
+    missed_user, told, missed, dead, journal, tallied, interruptible, task, stream_channel, first, events,
+    repeated_channel, repeated_event)
     local record = redis.call('HGET', TURNS, receipt)
     local _, lane, entry = split_turn(record and is_of(record, bridge) and record or '')
     if not entry then
         return refusal(record, receipt, reply, kept, mark)
     end
+    local request = any_interrupts and kept ~= '' and interrupt_request(kept, number_of(entry))
+    if request and interruptible ~= '' then
+        return { INTERRUPTED, request }
+    end
+    if task ~= '' and not end_stream(task, receipt, stream_channel, tonumber(first), events, request) then
+        return EVENTS_LOST
+    end
     if missed_user ~= '' then
-        local done, problem = pcall(remember, missed_user, told, missed)
-        if not done then
-            mend_missed(missed_user, missed, problem)
-        end
+        change_missed(missed_user, told, missed)
     end
     answer(outcome, reply, channel, response, response_channel, kept, condition, mark)
+    if repeated_channel ~= '' then
+        redis.call('PUBLISH', repeated_channel, repeated_event)
+    end
     if dead ~= '' then
         local _, _, _, payload = split_entry(entry)
         bury(dead .. '\n' .. (payload or entry))

@@ -1,0 +1,39 @@
+-- append: add events of turns in flight to the streams of their tasks, and publish them.
+--
+-- ARGV 1 bridge  2 ttl_ms of a stream  3 events it keeps  and then, for each turn,
+--      receipt, user:task_id, channel, number of the first event (from 1), the events, a line of JSON each
+-- Returns for each turn how many of its events are stored, or a code (below), or its error.
+
+local bridge, ttl_ms, longest = ARGV[1], ARGV[2], ARGV[3]
+local FIRST, FIELDS = 4, 5
+-- Codes that request_queue/redis_queue.py reads.
+local TAKEN_OVER, FORGOTTEN, INTERRUPTED = -1, -2, -3
+
+local function append(receipt, task, channel, first, events)
+    local record = redis.call('HGET', TURNS, receipt)
+    if not record then
+        return forgotten(bridge, receipt) and FORGOTTEN or TAKEN_OVER
+    end
+    if not is_of(record, bridge) then
+        return TAKEN_OVER
+    end
+    local _, _, entry = split_turn(record)
+    if any_interrupts and interrupt_request(task, number_of(entry or '')) then
+        return INTERRUPTED
+    end
+    local lines = {}
+    for line in string.gmatch(events, '[^\n]+') do
+        lines[#lines + 1] = line
+    end
+    return add_events(STREAM .. task, receipt, tonumber(first), lines, channel, ttl_ms, longest)
+end
+
+local results = {}
+for at = FIRST, #ARGV, FIELDS do
+    local done, result = pcall(append, unpack(ARGV, at, at + FIELDS - 1))
+    if not done and type(result) ~= 'table' then  -- a table in Redis 7 and later, a text before
+        result = { err = result }
+    end
+    results[#results + 1] = result
+end
+return results
