@@ -60,6 +60,9 @@ from letta_bridge.turn.delivery import DeliveryContext
 from letta_bridge.turn.fallback import MemoryPython
 from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
+from letta_bridge.turn.streams.control import Control
+from letta_bridge.turn.streams.heard_late import HeardLate
+from letta_bridge.turn.streams.writer import StreamWriter
 from letta_bridge.user_data.erasure_follower import ErasureFollower
 from letta_bridge.vectors.build import new_vectors
 from shared_utils.config.reload import reread
@@ -148,9 +151,24 @@ class Bridge:
             if settings.vectors.enabled
             else None
         )
-        self._processor = MessageProcessor(settings, context, fallback, self.queue, limiter, consent=self._consent)
+        self._streams = StreamWriter(self.queue, settings.streaming, telemetry.recorder)
+        self._processor = MessageProcessor(
+            settings, context, fallback, self.queue, limiter, consent=self._consent, streams=self._streams
+        )
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
+        self._control = Control(
+            connect(settings.redis, name=f"{self.name}-control", timeout=10),
+            connect(settings.redis, name=f"{self.name}-interrupts"),
+            key=queue.control,
+            channel=self.queue.keys.interrupts,
+            interrupt=self.queue.interrupt,
+            break_off=self.intake.interrupt,
+            over=HeardLate(self.queue),
+            recorder=telemetry.recorder,
+        )
+        self.queue.barge_in = settings.streaming.barge_in
+        self.queue.on_barge_in = self._control.barge_in
         self._erasures = ErasureFollower(
             RedisErasureLedger(redis, self.queue.keys),
             self.name,
@@ -198,6 +216,8 @@ class Bridge:
                 self._opt_outs.running(self._any_letta, self._may_use_agents),
                 self._journal.running() if self._journal else contextlib.nullcontext(),
                 self._vectors.worker.running() if self._vectors else contextlib.nullcontext(),
+                self._streams.running(),
+                self._control.running(),
             ):
                 _spare_the_collector()
                 _log.info("started", bridge=self.name, version=__version__, port=port)
@@ -226,6 +246,7 @@ class Bridge:
         self.settings = settings
         logs.adjust(settings.logs)
         self.queue.max_lane = settings.limits.max_pending_per_user
+        self.queue.barge_in = settings.streaming.barge_in
         self._fallback.reload(settings.fallback)
         self._processor.reload(settings)
         if self._journal is not None:

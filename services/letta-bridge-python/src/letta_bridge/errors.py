@@ -198,6 +198,12 @@ class NotSent(ServiceError):
     code = "not_sent"
 
 
+class InterruptedByUser(ServiceError):
+    """The user broke the turn off."""
+
+    code = "interrupted"
+
+
 class LimitReached(ServiceError):
     """A limit the operator set."""
 

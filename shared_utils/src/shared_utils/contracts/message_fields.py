@@ -125,6 +125,13 @@ def _memory_type(value: object) -> object:
     return value.strip().lower()
 
 
+def _flag(value: object) -> object:
+    """Programs write true, 1 or "true"; anything else says nothing."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) else None
+
+
 TaskId = Annotated[str, BeforeValidator(_task_id)]
 """Empty where it is missing."""
 UserId = Annotated[str, BeforeValidator(_user_id)]
@@ -144,3 +151,5 @@ MemoryType = Annotated[str | None, BeforeValidator(_memory_type)]
 
 Table = BeforeValidator(_table)
 """For a field that holds a model: a value that is not a JSON object counts as an empty one."""
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+"""None where it is missing or no yes or no."""

@@ -27,6 +27,7 @@ from shared_utils.contracts.message_fields import (
     LARGEST_EXACT_FLOAT,
     Content,
     FilePath,
+    Flag,
     MemoryType,
     Moment,
     PassedOn,
@@ -64,6 +65,10 @@ class TaskMeta(BaseModel):
     lang: PassedOn = None
     persona: PassedOn = None
     """Which of the configured personas answers; absent means the default one."""
+    stream: Flag = None
+    """Whether the reply is also published in parts, on ``task_stream:{task_id}``; absent: as the bridge is set."""
+    deltas: Flag = None
+    """With ``stream``: whether the text is also published as the model writes it."""
 
 
 class Task(BaseModel):
@@ -106,7 +111,8 @@ class Reply(BaseModel):
     """Whether the turn changed the agent's memory: a memory tool succeeded."""
     source: Literal["letta", "memory-python"]
     timestamp: float
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "interrupted"] = "ok"
+    """``interrupted``: the user broke the reply off; ``response_text`` is what was published of it until then."""
     agent_id: str | None = None
     usage: Usage | None = None
     """Absent if memory-python answered, and if Letta has no usage of a found answer."""
@@ -122,6 +128,8 @@ class Reply(BaseModel):
     """
     truncated: bool | None = None
     """True if the model's text reached its length limit."""
+    heard_text: str | None = None
+    """Of an interrupted reply: the part that the user heard, if that is known."""
 
 
 class ErrorReply(BaseModel):
@@ -163,6 +171,8 @@ class TaskResponse(BaseModel):
     """See :class:`Reply`."""
     truncated: bool | None = None
     """See :class:`Reply`."""
+    interrupted: bool | None = None
+    """True if the user broke the reply off; see :class:`Reply`."""
 
 
 HANDOVER_KEY: Final = "letta_bridge"

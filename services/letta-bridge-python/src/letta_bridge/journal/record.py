@@ -24,7 +24,7 @@ from shared_utils.text import read_json
 JOURNAL_SOURCE: Final = "letta_bridge"
 """``source`` of the journal's conversations."""
 
-_ANSWERED_OUTCOMES: Final = frozenset({Outcome.LETTA, Outcome.MEMORY})
+_ANSWERED_OUTCOMES: Final = frozenset({Outcome.LETTA, Outcome.MEMORY, Outcome.INTERRUPTED})
 _CONVERSATION_NAMESPACE: Final = uuid.UUID("0b2a3a0e-54a4-4c0f-9d5e-5d1f4d4a6a61")
 _MESSAGE_NAMESPACE: Final = uuid.UUID("6f1b0f5a-9b86-4a52-8a3e-2f7a9a3f6c17")
 _PER_MS: Final = 1 << 20
@@ -128,7 +128,9 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         metadata={"task_id": said.task_id, "type": said.type},
         created_at=taken,
     )
-    if reply.canned:
+    # Of an interrupted reply, what the user heard counts as said.
+    said_text = reply.response_text if reply.heard_text is None else reply.heard_text
+    if reply.canned or (reply.status == "interrupted" and not said_text):
         # A canned sentence is not stored; the reply's metadata is stored with the user's message.
         about = {"metadata": question.metadata | _about(reply), "created_at": settled}
         alone = question.model_copy(update=about)
@@ -138,7 +140,7 @@ def read_entry(entry: JournalEntry) -> JournalRows:
         conversation_id=conversation.id,
         ordinal=ordinal + 1,
         role="assistant",
-        content=reply.response_text,
+        content=said_text,
         metadata={"task_id": said.task_id} | _about(reply),
         created_at=settled,
     )
@@ -161,6 +163,8 @@ def _about(reply: Reply) -> dict[str, Any]:
         "memory_updated",
         "usage",
     }
+    if reply.status != "ok":
+        fields.add("status")
     return reply.model_dump(include=fields, exclude_none=True)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from letta_bridge.letta.port import TurnMessage
-from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut
+from letta_bridge.request_queue.missed_turns import CutShort, DeliveryStatus, MissedTurn, Otids, cut
 from letta_bridge.settings import FallbackSettings
 
 QUOTATION_MEMBER: Final = "quoted_user_message"
@@ -43,14 +43,42 @@ _ANSWER_NOTE: Final = _Note(
     chinese="(下一条消息是短期记忆对用户较早一条消息的回答。)",
 )
 
+_HEARD_NOTE: Final = _Note(
+    english="(The user interrupted you there. Of your answer the user heard only what the message before this one "
+    "says; the rest was not said.)",
+    chinese="(用户在那里打断了你。你的回答用户只听到上一条消息中的内容,其余没有说出。)",
+)
+_HEARD_NOTHING_NOTE: Final = _Note(
+    english="(The user interrupted you before hearing anything of your answer.)",
+    chinese="(用户打断了你,没有听到你的回答。)",
+)
+_HEARD_UNKNOWN_NOTE: Final = _Note(
+    english="(The user interrupted you there. It is not known how much of your answer the user heard.)",
+    chinese="(用户在那里打断了你。不知道用户听到了你的回答的多少。)",
+)
+_HEARD_OF_STORED_NOTE: Final = _Note(
+    english="(The user interrupted you in your last answer. The next message is what the user heard of it; the rest "
+    "was not said.)",
+    chinese="(用户在你上一个回答中打断了你。下一条消息是用户听到的部分,其余没有说出。)",
+)
+_ALL_NOTES: Final = (
+    _OMITTED_NOTE,
+    _QUOTATION_NOTE,
+    _ANSWER_NOTE,
+    _HEARD_NOTE,
+    _HEARD_NOTHING_NOTE,
+    _HEARD_UNKNOWN_NOTE,
+    _HEARD_OF_STORED_NOTE,
+)
+_OPENING: Final = re.compile("[(（]")
 _NOTES: Final = re.compile(
     "|".join(
         rf"[(（]?{re.escape(sentence[1:-1]).replace(re.escape('{count}'), '[0-9]+')}[)）]?"
-        for note in (_OMITTED_NOTE, _QUOTATION_NOTE, _ANSWER_NOTE)
+        for note in _ALL_NOTES
         for sentence in note
     )
 )
-_IN_EVERY_NOTE: Final = ("short-term memory", "短期记忆")
+_IN_EVERY_NOTE: Final = ("short-term memory", "短期记忆", "interrupted you", "打断了你")
 
 
 def without_notes(text: str) -> str:
@@ -59,6 +87,62 @@ def without_notes(text: str) -> str:
         return text
     said = _NOTES.sub("", text)
     return text if said == text else said.strip()
+
+
+class NotesRemoved:
+    """:func:`without_notes` for a text that comes in pieces: notes in their parentheses, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._behind_note = False
+        """Blanks are left out until something is said."""
+
+    def add(self, piece: str) -> str:
+        """What can be said now: the text up to a parenthesis that may begin a note."""
+        text, self._held = self._without_blanks(self._held + piece), ""
+        said: list[str] = []
+        while (opening := _OPENING.search(text)) is not None:
+            at = opening.start()
+            if (note := _NOTES.match(text, at)) is not None and text[note.end() - 1] in ")）":
+                said.append(text[:at])
+                self._behind_note = True
+                text = self._without_blanks(text[note.end() :])
+            elif _may_become_note(text[at:]):
+                self._held = text[at:]
+                text = text[:at]
+            else:
+                said.append(text[: at + 1])
+                text = text[at + 1 :]
+        return "".join((*said, text))
+
+    def _without_blanks(self, text: str) -> str:
+        if self._behind_note:
+            text = text.lstrip()
+            self._behind_note = not text
+        return text
+
+    def end(self) -> str:
+        """The rest."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _may_become_note(text: str) -> bool:
+    said = text[1:]
+    return any(
+        sentence[1:].startswith(said[: len(sentence)]) or _counted(sentence, said)
+        for note in _ALL_NOTES
+        for sentence in note
+    )
+
+
+def _counted(sentence: str, said: str) -> bool:
+    """Whether the text is the beginning of a sentence with a number in it."""
+    before, found, after = sentence[1:].partition("{count}")
+    if not found or not said.startswith(before):
+        return False
+    rest = said[len(before) :].lstrip("0123456789")
+    return after.startswith(rest)
 
 
 def catch_up_messages(
@@ -98,6 +182,8 @@ def _newest(turns: Sequence[MissedTurn], settings: FallbackSettings) -> list[Mis
 def _messages_of(turn: MissedTurn, agent_id: str, language: str | None, characters: int) -> list[TurnMessage]:
     otids = turn.otids(agent_id)
     said, answer = _bounded(turn.content, turn.response_text or "", characters)
+    if turn.cut_short is not None:
+        return _messages_of_interrupted(turn, said, answer, otids, language)
     if turn.fate is DeliveryStatus.STORED or not said:  # or its content was an upload that is gone
         messages = [_note(_ANSWER_NOTE, otids.answer, language)]
     elif turn.fate is DeliveryStatus.ABSENT:
@@ -108,6 +194,28 @@ def _messages_of(turn: MissedTurn, agent_id: str, language: str | None, characte
     if answer:
         messages.append(TurnMessage("assistant", answer, str(uuid.uuid4())))
     return messages
+
+
+def _messages_of_interrupted(
+    turn: MissedTurn, said: str, heard: str, otids: Otids, language: str | None
+) -> list[TurnMessage]:
+    """A turn that its user interrupted: the agent's own words as far as they were heard, and a note about the rest."""
+    heard_message = [TurnMessage("assistant", heard, str(uuid.uuid4()))] if heard else []
+    if turn.fate is DeliveryStatus.STORED or not said:
+        if turn.cut_short is CutShort.UNKNOWN:
+            return [_note(_HEARD_UNKNOWN_NOTE, otids.answer, language)]
+        note = _HEARD_OF_STORED_NOTE if heard else _HEARD_NOTHING_NOTE
+        return [_note(note, otids.answer, language), *heard_message]
+    if turn.fate is DeliveryStatus.ABSENT:
+        messages = [TurnMessage("user", said, otids.copy)]
+    else:
+        quotation = TurnMessage("user", _quotation(said), str(uuid.uuid4()))
+        messages = [_note(_QUOTATION_NOTE, otids.quotation, language), quotation]
+    if not heard:
+        note = _HEARD_NOTHING_NOTE
+    else:
+        note = _HEARD_NOTE if turn.cut_short is CutShort.HEARD else _HEARD_UNKNOWN_NOTE
+    return [*messages, *heard_message, _note(note, str(uuid.uuid4()), language)]
 
 
 def _quotation(said: str) -> str:

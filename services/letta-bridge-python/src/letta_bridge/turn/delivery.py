@@ -21,12 +21,14 @@ from letta_bridge.errors import (
     AgentGone,
     BreakerOpen,
     EmptyAnswer,
+    InterruptedByUser,
     LettaError,
     LettaRejected,
     LettaUnavailable,
     NotSent,
     OutcomeUnknown,
     ReplyDeadlineExceeded,
+    TurnCancelled,
     TurnInterrupted,
     UserPaused,
     failure_label,
@@ -41,12 +43,15 @@ from letta_bridge.letta import (
     turn_otid,
 )
 from letta_bridge.letta.port import LENGTH_LIMIT, FoundTurn
+from letta_bridge.request_queue.interrupts import Interruption
 from letta_bridge.request_queue.missed_turns import DEFAULT_PERSONA, DeliveryStatus, KeptTurn, MissedTurn, fingerprints
 from letta_bridge.settings import FallbackSettings, LettaSettings
 from letta_bridge.turn.catch_up import catch_up_messages, without_notes
 from letta_bridge.turn.reconciliation import Absences, PresentTurn, Reconciliation
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
 from letta_bridge.turn.reply_budget import ReplyBudget
+from letta_bridge.turn.streams.breaking_off import breaking_off
+from letta_bridge.turn.streams.turn_stream import TurnStream
 from shared_utils.contracts.messages import now
 
 _UNKNOWN, _ABSENT, _STORED = DeliveryStatus.UNKNOWN, DeliveryStatus.ABSENT, DeliveryStatus.STORED
@@ -72,6 +77,11 @@ _BREAKER_POLL_SECONDS: Final = 0.25
 
 class Lease(Protocol):
     """This bridge's lease on a turn."""
+
+    @property
+    def revoked(self) -> bool:
+        """Whether another bridge has the turn."""
+        ...
 
     def begin(self) -> None:
         """Must be called right before the turn is sent outside the bridge. Raises LeaseLost."""
@@ -103,6 +113,9 @@ class LettaTurn:
     """Since it was pushed, another hand-out may have sent it."""
     other_persona: str | None = None
     """The persona to whose agent a bridge with other settings may have sent it."""
+    stream: TurnStream | None = None
+    """Publishes the answer in parts; None if nobody asked for it."""
+    interruption: Interruption = field(default_factory=Interruption)
 
 
 @dataclass(slots=True)
@@ -385,10 +398,17 @@ class Delivery:
         fail_points.reach("sent")
         # Slightly less than the rest of the budget, so that the breaker counts a hanging Letta.
         remaining = (self._deadline - asyncio.get_running_loop().time()) * _SEND_TIMEOUT_SHARE
+        timeout = min(self._context.letta.timeout_seconds, remaining)
         try:
-            answer = await letta.send(agent_id, messages, timeout=min(self._context.letta.timeout_seconds, remaining))
+            if self._turn.stream is None:
+                answer = await letta.send(agent_id, messages, timeout=timeout)
+            else:
+                answer = await self._streamed(letta, agent_id, messages, self._turn.stream, timeout)
         except (LettaUnavailable, AgentGone):
             self.status = _ABSENT
+            raise
+        except TurnCancelled:
+            self.ended = True
             raise
         except OutcomeUnknown as error:
             self.ended = error.cause in _CAUSES_THAT_END_A_TURN
@@ -400,7 +420,30 @@ class Delivery:
         if pending:
             self.resolved |= fingerprints(pending)
         fail_points.reach("answered")
+        if self._turn.interruption.request is not None:
+            raise InterruptedByUser  # the answer is stored, and nobody heard its end
         return self._delivered(answer, agent_id)
+
+    async def _streamed(
+        self, letta: LettaPort, agent_id: str, messages: Sequence[TurnMessage], stream: TurnStream, timeout: float
+    ) -> TurnAnswer:
+        """Send the turn, and publish the answer while it is written.
+
+        Raises:
+            InterruptedByUser: the user broke it off, and Letta has stored nothing of it.
+        """
+        stream.begin("letta", agent_id)
+        with breaking_off(self._turn.interruption, stream, lambda run: letta.cancel(agent_id, [run])):
+            try:
+                answer = await letta.send(agent_id, messages, timeout=timeout, listener=stream)
+            except TurnCancelled:
+                if self._turn.interruption.request is None:
+                    raise
+                # Its first steps may be stored, and all of it if only the end was left to send: the next turn looks.
+                self.ended = True
+                raise InterruptedByUser from None
+        said = stream.finish()
+        return replace(answer, text=said) if said else answer
 
     def _delivered(self, answer: TurnAnswer | None, agent_id: str) -> Delivered:
         if answer is not None and (text := without_notes(answer.text)):

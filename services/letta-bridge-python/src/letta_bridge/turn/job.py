@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from letta_bridge.request_queue.idempotency import Identity, KeptReply
-from letta_bridge.request_queue.missed_turns import DeliveryStatus, MissedTurn, cut
+from letta_bridge.request_queue.missed_turns import CutShort, DeliveryStatus, MissedTurn, cut
 from letta_bridge.request_queue.port import Turn
 from letta_bridge.turn.fallback import FallbackAnswer
 from letta_bridge.turn.reply_budget import ReplyBudget
+from letta_bridge.turn.streams.turn_stream import TurnStream
 from shared_utils.contracts.messages import Task, now
 
 
@@ -43,6 +44,10 @@ class Job:
     """The task may have been sent to Letta before."""
     kept: KeptReply | None
     """The reply that is kept under the task's user and id; None also where it cannot be read."""
+    stream: TurnStream | None = None
+    """Publishes the reply in parts; None if nobody asked for it."""
+    delivery: Undelivered | None = None
+    """The delivery to Letta, once it was begun or considered."""
     id_is_taken: bool = False
     """Another task used the id while this one was in flight, so the stored reply belongs to that task."""
 
@@ -82,6 +87,32 @@ class Job:
             carried=tuple(sorted(delivery.carried)),
             ended=delivery.ended,
             canned=canned,
+        )
+
+    def interrupted_turn(
+        self, delivery: Undelivered, text: str, heard: CutShort, *, told_characters: int
+    ) -> MissedTurn:
+        """The record of a turn that its user broke off, by which the agent learns what the user heard.
+
+        Args:
+            delivery: the state of its delivery to Letta.
+            text: what the user heard, or what was published, as ``heard`` says.
+            heard: which of the two.
+            told_characters: maximum length of each text, which is all that the catch-up uses.
+        """
+        return MissedTurn(
+            task_id=self.identity.key,
+            content=cut(self.task.content, told_characters),
+            response_text=text[:told_characters] or None,
+            timestamp=now(),
+            fate=delivery.status,
+            agent_id=delivery.agent_id,
+            interrupted=delivery.interrupted,
+            persona=delivery.persona,
+            taken_at=self.identity.taken_at,
+            carried=tuple(sorted(delivery.carried)),
+            ended=delivery.ended,
+            cut_short=heard,
         )
 
     def abandoned_turn(self, persona: str) -> MissedTurn:

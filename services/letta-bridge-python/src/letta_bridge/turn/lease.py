@@ -40,6 +40,11 @@ class TurnLease:
         """Whether so much of the lease has passed that it must be renewed before the turn is started."""
         return self._until - clock() < self._seconds * _MIN_LEASE_SHARE_TO_START
 
+    @property
+    def revoked(self) -> bool:
+        """Whether another bridge has the turn."""
+        return self._revoked
+
     def revoke(self) -> None:
         """Forbid :meth:`begin`, because a cancelled turn may still run (redis-py sometimes swallows a cancellation)."""
         self._revoked = True

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -15,6 +17,7 @@ from letta_bridge.consent import Consent
 from letta_bridge.errors import (
     BreakerOpen,
     FallbackUnavailable,
+    InterruptedByUser,
     LaneFull,
     LeaseLost,
     LettaError,
@@ -31,8 +34,9 @@ from letta_bridge.errors import (
 from letta_bridge.journal import journalled
 from letta_bridge.limits import Admission, Limiter
 from letta_bridge.request_queue.idempotency import Identity, KeptReply, content_digest
-from letta_bridge.request_queue.missed_turns import KeptTurn, read
-from letta_bridge.request_queue.port import Settlement, Turn
+from letta_bridge.request_queue.interrupts import InterruptRequest
+from letta_bridge.request_queue.missed_turns import CutShort, KeptTurn, read
+from letta_bridge.request_queue.port import Outcome, Settlement, Turn
 from letta_bridge.settings import BridgeSettings
 from letta_bridge.turn import settlements
 from letta_bridge.turn.defects import DefectsLogged
@@ -41,9 +45,12 @@ from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.reply_budget import ReplyBudget
 from letta_bridge.turn.router import Decision, route
+from letta_bridge.turn.streams.events import Past
+from letta_bridge.turn.streams.heard import heard_of
+from letta_bridge.turn.streams.writer import StreamWriter
 from letta_bridge.turn.uploads import Uploads
 from shared_utils.contracts.language import language_of
-from shared_utils.contracts.messages import Task, dump, parse_task, salvage_ids
+from shared_utils.contracts.messages import Task, dump, json_object, parse_task, salvage_ids
 from shared_utils.errors import MalformedMessage, ServiceError
 from shared_utils.exhaustion import is_exhaustion
 from shared_utils.observability import logs
@@ -77,6 +84,7 @@ class MessageProcessor:
         missed: the queue's list of missed turns.
         limiter: the users' limits; None for no limits.
         consent: decides whether a user may be remembered.
+        streams: publishes replies in parts.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class MessageProcessor:
         limiter: Limiter | None = None,
         *,
         consent: Consent,
+        streams: StreamWriter,
     ) -> None:
         self._settings = settings
         self._limits = settings.queue.limits
@@ -97,12 +106,14 @@ class MessageProcessor:
         self._missed = missed
         self._consent = consent
         self._limiter = limiter
+        self._streams = streams
         self._uploads = settings.upload_dir
 
     def reload(self, settings: BridgeSettings) -> None:
         """Apply settings that may change at runtime; running turns keep theirs."""
         self._settings = settings
         self._context = replace(self._context, letta=settings.letta, fallback=settings.fallback)
+        self._streams.reload(settings.streaming)
         if self._limiter is not None:
             self._limiter.reload(settings.limits)
 
@@ -113,26 +124,82 @@ class MessageProcessor:
             LeaseLost: another bridge has the turn, so there is nothing to settle.
             OutOfResources: this host cannot process it now; it is redelivered when its lease expires.
         """
+        with contextlib.ExitStack() as on_failure:
+            end = await self._processed(turn, lease, on_failure)
+            on_failure.pop_all()  # its stream ends with the settlement
+        return end
+
+    async def _processed(self, turn: Turn, lease: Lease, on_failure: contextlib.ExitStack) -> Settlement:
         job: Job | None = None
         try:
             self._check_attempts(turn)
             job = self._job(turn, parse_task(turn.payload, self._limits))
-            end = await self._outcome(job, lease)
+            await self._open_stream(job, on_failure)
+            end = await self._outcome_or_interruption(job, lease)
         except (LeaseLost, OutOfResources):
             raise
-        except Exception as error:
-            if is_exhaustion(error):
-                raise OutOfResources from error
+        except Exception as error:  # noqa: BLE001  # each one is the outcome of a turn
             job = job or (None if isinstance(error, MalformedMessage) else self._readable(turn))
-            try:
-                end = await self._failed(turn, job, lease, error)
-            except Exception as another:
-                if is_exhaustion(another):
-                    raise OutOfResources from another
-                raise
-        if job is not None and job.id_is_taken:
-            end.replaces_kept = False
+            end = await self._after_error(turn, job, lease, error)
+        if job is not None:
+            if job.id_is_taken:
+                end.replaces_kept = False
+            self._end_stream(job, end)
         return end
+
+    async def _outcome_or_interruption(self, job: Job, lease: Lease) -> Settlement:
+        """The outcome; an interrupt cancels the turn's task, which is none other than this one."""
+        interruption, this = job.turn.interruption, asyncio.current_task()
+        interruption.on_ask(this.cancel if this is not None else None)
+        try:
+            return await self._outcome(job, lease)
+        except (asyncio.CancelledError, InterruptedByUser) as broken_off:
+            if interruption.request is None or lease.revoked:
+                raise
+            if this is not None and isinstance(broken_off, asyncio.CancelledError):
+                this.uncancel()
+            return await self._interrupted(job, lease, interruption.request)
+        finally:
+            interruption.on_ask(None)
+
+    async def _after_error(self, turn: Turn, job: Job | None, lease: Lease, error: Exception) -> Settlement:
+        if is_exhaustion(error):
+            raise OutOfResources from error
+        try:
+            return await self._failed(turn, job, lease, error)
+        except Exception as another:
+            if is_exhaustion(another):
+                raise OutOfResources from another
+            raise
+
+    async def _open_stream(self, job: Job, on_failure: contextlib.ExitStack) -> None:
+        """Open the task's stream before anything that may fail, because a listener waits for its end."""
+        may_have_past = job.turn.attempts > 1 or job.turn.kept_reply is not None
+        job.stream = await self._streams.open(job.turn, job.task, job.persona, may_have_past=may_have_past)
+        if job.stream is not None:
+            on_failure.callback(job.stream.stop)
+
+    def _end_stream(self, job: Job, end: Settlement) -> None:
+        """Add to a settlement what the task's stream still needs."""
+        if end.outcome is Outcome.LETTA:
+            end.when_interrupted = functools.partial(self._settled_as_interrupted, job)
+        stream = job.stream
+        if stream is None or end.reply is None or end.outcome is Outcome.INTERRUPTED:
+            return
+        with DefectsLogged(job.turn):  # the reply itself does not depend on it
+            content = json_object(end.reply)
+            if end.outcome is Outcome.REPEATED and stream.past.last is not None:
+                end.repeated_event = stream.past.last
+                return
+            text = None if content.get("error") else str(content.get("response_text", ""))
+            if not end.replaces_kept and stream.past.last is not None:
+                stream.stop()  # the stream is that of the task that had the id before
+                end.repeated_event = stream.refusal(end.reply)
+                return
+            agent_id, source = content.get("agent_id"), str(content.get("source", "letta"))
+            reason = content.get("fallback_reason") or ("sent_again" if source == "letta" else "fallback")
+            stream.end(end.reply, text, source, agent_id if isinstance(agent_id, str) else None, reason=str(reason))
+            end.stream = stream.events
 
     async def _failed(self, turn: Turn, job: Job | None, lease: Lease, error: Exception) -> Settlement:
         """The settlement of a turn whose task cannot be processed."""
@@ -175,7 +242,7 @@ class MessageProcessor:
         persona = self._sessions.persona(task.meta.persona)
         began = asyncio.get_running_loop().time()
         budget = ReplyBudget.of(self._context.letta, self._context.fallback, began=began)
-        return Job(turn, task, persona, identity, budget, maybe_sent, kept, id_is_taken)
+        return Job(turn, task, persona, identity, budget, maybe_sent, kept, id_is_taken=id_is_taken)
 
     async def _outcome(self, job: Job, lease: Lease) -> Settlement:
         turn, task = job.turn, job.task
@@ -186,6 +253,8 @@ class MessageProcessor:
                 return settlements.reused(turn, task, job.identity)
             if not kept.may_be_tried_again:
                 return settlements.repeated(turn, task, kept)
+        if turn.interruption.request is not None:
+            raise InterruptedByUser
         try:
             if turn.found_lane_full(task.user_id):
                 raise LaneFull  # on redelivery too: an overflow lane runs beside the user's own lane
@@ -272,6 +341,60 @@ class MessageProcessor:
                 await self._limiter.spent(task.user_id, usage.total_tokens)
         return self._by_letta(job, delivered, delivery)
 
+    async def _interrupted(self, job: Job, lease: Lease, request: InterruptRequest) -> Settlement:
+        """The settlement of a turn that its user broke off."""
+        if (answered := await self._answered_meanwhile(job, lease)) is not None:
+            return answered
+        delivery = job.delivery
+        if delivery is None:
+            with DefectsLogged(job.turn):
+                delivery = await self._delivery_to_be_told(job, lease)
+            job.delivery = delivery
+        past = await self._streams.past(job.task) if job.stream is not None else Past()
+        return self._settled_as_interrupted(job, request, past.sentences)
+
+    async def _answered_meanwhile(self, job: Job, lease: Lease) -> Settlement | None:
+        """memory-python's answer if the task was handed over and it was faster; otherwise it gives none any more."""
+        if not self._settings.letta.fallback_to_memory and self._settings.letta.enabled:
+            return None
+        with DefectsLogged(job.turn):
+            return await self._withdrawn(job, lease)
+        return None
+
+    def _settled_as_interrupted(
+        self, job: Job, request: InterruptRequest, sentences: Sequence[tuple[int, str]] | None = None
+    ) -> Settlement:
+        """The settlement; ``sentences`` are those that were published, by default those that this bridge knows of."""
+        delivery = job.delivery
+        if sentences is None:
+            sentences = job.stream.sentences if job.stream is not None else ()
+        published = "".join(text for _, text in sentences)
+        heard = heard_of(request.heard, sentences) if published else ""
+        missed: tuple[bytes, ...] = ()
+        if delivery is not None:
+            record = job.interrupted_turn(
+                delivery,
+                published if heard is None else heard,
+                CutShort.UNKNOWN if heard is None else CutShort.HEARD,
+                told_characters=self._settings.fallback.catch_up_max_characters,
+            )
+            missed = (dump(record),)
+        end = settlements.interrupted(
+            job.turn,
+            job.task,
+            job.identity,
+            published,
+            heard=heard,
+            agent_id=delivery.agent_id if delivery is not None else None,
+            missed=missed,
+            caught_up=delivery.resolved if isinstance(delivery, Delivery) else (),
+        )
+        if job.stream is not None and end.reply is not None:
+            told = None if request.heard is None else request.heard.model_dump(exclude_none=True)
+            job.stream.end_interrupted(end.reply, told)
+            end.stream = job.stream.events
+        return self._journalled(job, end, is_remembered=delivery is not None)
+
     def _by_letta(self, job: Job, delivered: Delivered, delivery: Delivery) -> Settlement:
         job.persona = delivery.persona
         end = settlements.by_letta(job.turn, job.task, job.identity, delivered, delivery.resolved)
@@ -301,8 +424,11 @@ class MessageProcessor:
             maybe_sent=job.maybe_sent,
             other_persona=self._other_persona(job),
             handed_out_before=job.turn.attempts > 1,
+            stream=job.stream,
+            interruption=job.turn.interruption,
         )
-        return Delivery(self._context, turn, lease)
+        job.delivery = delivery = Delivery(self._context, turn, lease)
+        return delivery
 
     async def _by_memory(
         self, job: Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None

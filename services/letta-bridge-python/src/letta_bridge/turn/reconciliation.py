@@ -317,6 +317,9 @@ class Reconciliation:
             return DeliveryStatus.UNKNOWN
         if found.state is TurnState.STORED:
             return DeliveryStatus.STORED
+        # Its stream was read to the end, and what Letta has not stored of a cancelled stream by then, it never does.
+        if found.state is TurnState.CANCELLED and kept.turn.cut_short and kept.turn.ended:
+            return DeliveryStatus.ABSENT
         if found.state is TurnState.ABSENT and kept.fingerprint not in self._given_up:
             return DeliveryStatus.ABSENT
         return DeliveryStatus.UNKNOWN

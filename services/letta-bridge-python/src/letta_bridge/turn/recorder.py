@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from letta_bridge.request_queue.interrupts import InterruptOutcome
 from letta_bridge.request_queue.port import FetchResult, Refusal, Settlement, Turn
 from shared_utils.observability import logs
 
@@ -43,6 +44,12 @@ class Recorder:
 
     def delivered(self, seconds: float) -> None:
         """A turn's delivery to Letta has ended, successful or not: agent look-up, tries and the waits between them."""
+
+    def events_published(self, number: int) -> None:
+        """So many events of streamed replies were published."""
+
+    def interrupt_handled(self, outcome: InterruptOutcome) -> None:
+        """An interrupt was taken from the control list."""
 
 
 NO_RECORDER: Final = Recorder()

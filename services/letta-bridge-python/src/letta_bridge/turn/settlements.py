@@ -117,6 +117,55 @@ def by_memory(
     )
 
 
+def interrupted(
+    turn: Turn,
+    task: Task,
+    identity: Identity,
+    text: str,
+    *,
+    heard: str | None,
+    agent_id: str | None = None,
+    missed: tuple[bytes, ...] = (),
+    caught_up: Collection[str] = (),
+) -> Settlement:
+    """The user broke the turn off.
+
+    Args:
+        turn: the turn.
+        task: its task.
+        identity: the identity under which the task may have been sent.
+        text: what was published of the reply until then.
+        heard: the part of it that the user heard; None if that is not known.
+        agent_id: whose reply it was; None if no agent had begun it.
+        missed: as in :func:`by_memory`.
+        caught_up: as in :func:`by_memory`.
+    """
+    reply = Reply(
+        task_id=task.task_id,
+        user_id=task.user_id,
+        response_text=text,
+        memory_updated=False,
+        source="letta",
+        timestamp=now(),
+        status="interrupted",
+        agent_id=agent_id,
+        attempts=turn.attempts,
+        heard_text=heard,
+    )
+    return Settlement(
+        turn.receipt,
+        Outcome.INTERRUPTED,
+        user_id=task.user_id,
+        task_id=task.task_id,
+        reply=dump(reply),
+        task_response=dump(TaskResponse(text=text, source="letta", interrupted=True)),
+        mark=identity.mark(),
+        missed=missed,
+        caught_up=frozenset(caught_up),
+        tally=(recent_turns.INTERRUPTED,),
+    )
+
+
 def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
     """The same task again: the same reply again, and no second turn."""
     content = kept.content
@@ -125,6 +174,7 @@ def repeated(turn: Turn, task: Task, kept: KeptReply) -> Settlement:
         source=str(content.get("source", "letta")),
         canned=True if content.get("canned") is True else None,
         truncated=True if content.get("truncated") is True else None,
+        interrupted=True if content.get("status") == "interrupted" else None,
     )
     if content.get("error"):  # a retryable error is no outcome to repeat
         of = {"error": True, "user_id": task.user_id, "code": str(content.get("code", "error")), "retryable": False}

@@ -32,7 +32,14 @@ class Metered:
         rig.delivery_context = replace(rig.delivery_context, servers=rig.servers, recorder=metrics)
         self.queue = rig.queue()
         fallback = instrumented(rig.fallback, FallbackMetrics(metrics))
-        self.processor = MessageProcessor(rig.settings, rig.delivery_context, fallback, self.queue, consent=rig.consent)
+        self.processor = MessageProcessor(
+            rig.settings,
+            rig.delivery_context,
+            fallback,
+            self.queue,
+            consent=rig.consent,
+            streams=rig.streams(self.queue),
+        )
         rig.intake = self.intake
         self.checks = [Check("redis", ok=True, detail="", required=True), Check("journal", ok=False, detail="away")]
         self.redis_error = None

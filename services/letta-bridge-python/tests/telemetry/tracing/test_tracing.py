@@ -61,7 +61,14 @@ class Traced:
         rig.delivery_context = replace(rig.delivery_context, servers=rig.servers, recorder=tracing)
         self.queue = rig.queue()
         fallback = instrumented(rig.fallback, tracing.fallback())
-        processor = MessageProcessor(rig.settings, rig.delivery_context, fallback, self.queue, consent=rig.consent)
+        processor = MessageProcessor(
+            rig.settings,
+            rig.delivery_context,
+            fallback,
+            self.queue,
+            consent=rig.consent,
+            streams=rig.streams(self.queue),
+        )
         process = tracing.process(processor.process)
         rig.intake = lambda _name: Intake(self.queue, process, rig.settings.queue, recorder=tracing)
 

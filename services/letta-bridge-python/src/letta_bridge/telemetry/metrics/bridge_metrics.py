@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from letta_bridge import __version__
+from letta_bridge.request_queue.interrupts import InterruptOutcome
 from letta_bridge.request_queue.port import FetchResult, Outcome, Refusal, Settlement, Turn
 from letta_bridge.telemetry.metrics.histogram import Histogram
 from letta_bridge.turn.recorder import Recorder
@@ -109,6 +110,15 @@ class BridgeMetrics(Recorder):
         self.journalled = Counter(
             "letta_bridge_journalled_turns", "Turns this bridge has written into the journal.", registry=registry
         )
+        self._events = Counter(
+            "letta_bridge_stream_events", "Events of streamed replies this bridge has published.", registry=registry
+        )
+        self._interrupts = Counter(
+            "letta_bridge_interrupts",
+            "Interrupts this bridge has taken from the control list, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.vectors_stored = Counter(
             "letta_bridge_vectors_stored", "Vectors this bridge has stored, by kind.", ["kind"], registry=registry
         )
@@ -127,6 +137,8 @@ class BridgeMetrics(Recorder):
             self.vectors_stored.labels(kind)
         ProcessCollector(registry=registry)
         # Known from the start, so that a rate over the first minutes exists and "none yet" is 0 and not nothing.
+        for outcome in InterruptOutcome:
+            self._interrupts.labels(outcome.value)
         for refusal in Refusal:
             self._refused.labels(refusal.value)
         self._tasks_by = {outcome: self._tasks.labels(outcome.value) for outcome in Outcome}
@@ -187,3 +199,11 @@ class BridgeMetrics(Recorder):
     def delivered(self, seconds: float) -> None:
         """See :class:`letta_bridge.turn.recorder.Recorder`."""
         self._letta.observe(seconds)
+
+    def events_published(self, number: int) -> None:
+        """See :class:`letta_bridge.turn.recorder.Recorder`."""
+        self._events.inc(number)
+
+    def interrupt_handled(self, outcome: InterruptOutcome) -> None:
+        """See :class:`letta_bridge.turn.recorder.Recorder`."""
+        self._interrupts.labels(outcome.value).inc()

@@ -14,6 +14,7 @@ from typing import Final
 
 from letta_bridge import fail_points
 from letta_bridge.errors import OutOfResources
+from letta_bridge.request_queue.interrupts import InterruptRequest
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import FetchResult, RequestQueue, Settlement, Turn, is_full
 from letta_bridge.settings import QueueSettings
@@ -155,6 +156,10 @@ class Intake:
             self._arrivals.allow()
             await asyncio.wait((arrivals, leases))
             log_failures(arrivals, leases)
+
+    def interrupt(self, receipt: str, request: InterruptRequest) -> None:
+        """Break off a turn, if it runs in this bridge."""
+        self._running.interrupt(receipt, request)
 
     def stop(self) -> None:
         """Take no more turns, and let :meth:`run` return."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from letta_bridge.errors import LeaseLost, OutOfResources
+from letta_bridge.request_queue.interrupts import InterruptRequest
 from letta_bridge.request_queue.port import Settlement, Turn
 from letta_bridge.turn.lease import TurnLease
 
@@ -19,7 +20,7 @@ _CANCEL_SECONDS: Final = 2.0
 class RunningTurns:
     """Starts and cancels turns. Called by hand-outs, the lease keeper and the shutdown.
 
-    State: receipt → the asyncio task of the turn, and the turn's lease.
+    State: receipt → the asyncio task of the turn, the turn's lease, and the turn.
 
     Args:
         process: turn and lease → settlement; raises LeaseLost or OutOfResources.
@@ -44,7 +45,7 @@ class RunningTurns:
         self._on_lease_lost = on_lease_lost
         self._on_exhausted = on_exhausted
         self._on_gone = on_gone
-        self._running: dict[str, tuple[asyncio.Task[None], TurnLease]] = {}
+        self._running: dict[str, tuple[asyncio.Task[None], TurnLease, Turn]] = {}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -54,7 +55,7 @@ class RunningTurns:
         task = asyncio.create_task(self._work(turn, lease))
         # A callback, because a task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(functools.partial(self._left, turn.receipt))
-        self._running[turn.receipt] = (task, lease)
+        self._running[turn.receipt] = (task, lease, turn)
 
     def renewed(self, receipt: str, asked_at: float) -> None:
         """Redis has extended the turn's lease; ``asked_at`` is when the request was sent."""
@@ -63,25 +64,30 @@ class RunningTurns:
 
     def cancel(self, receipt: str) -> bool:
         """Cancel a turn that another bridge has taken over; returns whether it was running."""
-        task, lease = self._running.get(receipt, (None, None))
-        if task is None or lease is None:
+        if (running := self._running.get(receipt)) is None:
             return False
+        task, lease, _ = running
         lease.revoke()
         task.cancel()
         return True
 
+    def interrupt(self, receipt: str, request: InterruptRequest) -> None:
+        """Break off a turn, if it runs here."""
+        if (running := self._running.get(receipt)) is not None:
+            running[2].interruption.ask(request)
+
     def unbegun(self) -> set[str]:
         """Receipts of the turns that have not been sent outside the bridge."""
-        return {receipt for receipt, (_, lease) in self._running.items() if not lease.begun}
+        return {receipt for receipt, (_, lease, _) in self._running.items() if not lease.begun}
 
     async def cancel_all(self, receipts: Collection[str] | None = None) -> int:
         """Cancel these turns, or all, and wait briefly for their end; returns how many there were."""
         turns = [turn for receipt, turn in self._running.items() if receipts is None or receipt in receipts]
-        for task, lease in turns:
+        for task, lease, _ in turns:
             lease.revoke()
             task.cancel()
         if turns:
-            await asyncio.wait([task for task, _ in turns], timeout=_CANCEL_SECONDS)
+            await asyncio.wait([task for task, _, _ in turns], timeout=_CANCEL_SECONDS)
         return len(turns)
 
     async def _work(self, turn: Turn, lease: TurnLease) -> None:

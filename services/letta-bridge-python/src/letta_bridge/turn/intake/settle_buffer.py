@@ -48,10 +48,13 @@ class SettleBuffer:
         unknown: list[Settlement] = []
         for settlement, counted in zip(batch, fetched.settled, strict=True):
             refusal = fetched.refused.get(settlement.receipt)
+            request = fetched.interrupted.get(settlement.receipt)
             if refusal is not None:
                 self._refused(settlement, refusal)
             if refusal is not None or counted:
                 over.append(settlement.receipt)
+            elif request is not None and settlement.when_interrupted is not None:
+                unknown.append(settlement.when_interrupted(request))
             else:
                 unknown.append(settlement)
         self.put_back(unknown)

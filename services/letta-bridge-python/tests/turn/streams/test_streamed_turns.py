@@ -1,0 +1,338 @@
+"""Streamed turns through a whole bridge: what listeners get, whatever happens to the turn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from letta_bridge.errors import LettaRejected, OutcomeUnknown
+from letta_bridge.letta import turn_otid
+from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest
+from letta_bridge.request_queue.port import TaskEvents
+from letta_bridge.testing.letta import Hold, ToolUse
+
+pytestmark = pytest.mark.virtual_time
+
+
+def push(rig: Any, task_id: str = "t1", content: str = "hi", **fields: Any) -> None:
+    rig.push(task_id, content=content, meta={"stream": True, **fields})
+
+
+def events(rig: Any, task_id: str = "t1", user: str = "ada") -> list[dict[str, Any]]:
+    kept = [json.loads(entry.event) for entry in rig.shelf.streams.get((user, task_id), [])]
+    assert [one["seq"] for one in kept] == list(range(len(kept)))
+    return kept
+
+
+def kinds(rig: Any, task_id: str = "t1") -> list[str]:
+    return [one["type"] for one in events(rig, task_id)]
+
+
+def said(rig: Any, task_id: str = "t1") -> str:
+    """The texts of the last attempt's sentences."""
+    kept = events(rig, task_id)
+    last = max(one["attempt"] for one in kept)
+    return "".join(one["text"] for one in kept if one["type"] == "sentence" and one["attempt"] == last)
+
+
+@asynccontextmanager
+async def at_work(rig: Any) -> AsyncIterator[Any]:
+    """A bridge that runs, with its writer of streams."""
+    queue = rig.queue()
+    streams = rig.streams(queue)
+    intake = rig.intake(queue=queue, streams=streams)
+    running = asyncio.create_task(intake.run())
+    async with streams.running():
+        yield intake
+        intake.stop()
+        rig.shelf.arrived.set()
+        await running
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_sentences_add_up_to_the_reply(rig: Any) -> None:
+    rig.letta.stream_next("Hello there, Ada! How ", "are you? I am", " fine today.")
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    (reply,) = rig.replies()
+    assert said(rig) == reply["response_text"] == "Hello there, Ada! How are you? I am fine today."
+    kept = events(rig)
+    assert [one["type"] for one in kept] == ["started", *["sentence"] * 4, "end"]
+    assert kept[0]["source"] == "letta"
+    assert kept[-1]["reply"] == reply
+    sentences = kept[1:-1]
+    assert [one.get("first") for one in sentences] == [True, None, None, None]
+    assert [one.get("last") for one in sentences] == [None, None, None, True]
+    assert [one["speech"] for one in sentences] == ["Hello there,", "Ada!", "How are you?", "I am fine today."]
+    assert {one["task_id"] for one in kept} == {"t1"}
+    assert {one["user_id"] for one in kept} == {"ada"}
+
+
+async def test_a_task_that_does_not_ask_has_no_stream(rig: Any) -> None:
+    rig.push("t1")
+    await rig.work_off()
+    assert rig.shelf.streams == {}
+
+
+async def test_sentences_are_published_while_the_agent_speaks(rig: Any) -> None:
+    pause = Hold()
+    rig.letta.stream_next("One sentence is here. Two", pause, " is here.")
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: "sentence" in kinds(rig))
+        assert said(rig) == "One sentence is here. "
+        pause.release()
+        await until(rig.replies)
+    assert kinds(rig)[-1] == "end"
+
+
+async def test_tools_are_named_and_text_before_them_leaves_at_once(rig: Any) -> None:
+    rig.letta.stream_next("Let me note that", ToolUse("memory_insert"), "Done.")
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    kept = events(rig)
+    assert [(one["type"], one.get("name"), one.get("state")) for one in kept] == [
+        ("started", None, None),
+        ("sentence", None, None),
+        ("tool", "memory_insert", "called"),
+        ("tool", "memory_insert", "returned"),
+        ("sentence", None, None),
+        ("end", None, None),
+    ]
+    assert said(rig) == rig.replies()[0]["response_text"] == "Let me note that\nDone."
+
+
+async def test_deltas_come_only_where_they_are_asked_for(rig: Any) -> None:
+    rig.letta.stream_next("Hello there, ", "Ada!")
+    push(rig, deltas=True)
+    async with at_work(rig):
+        await until(rig.replies)
+    deltas = [one["text"] for one in events(rig) if one["type"] == "delta"]
+    assert "".join(deltas) == "Hello there, Ada!"
+
+
+async def test_thoughts_are_never_published(rig: Any) -> None:
+    rig.letta.stream_next("<thi", "nk>She is sad.</th", "ink>你好！", "今天怎么样？")
+    push(rig, deltas=True)
+    async with at_work(rig):
+        await until(rig.replies)
+    assert said(rig) == rig.replies()[0]["response_text"] == "你好！今天怎么样？"
+    assert "sad" not in json.dumps(events(rig))
+
+
+async def test_thoughts_without_a_beginning_make_the_attempt_void(rig: Any) -> None:
+    rig.letta.stream_next("She seems to be sad today. ", "I will be kind. Ye", "s.</think>", "Hello, dear Ada!")
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    assert said(rig) == rig.replies()[0]["response_text"] == "Hello, dear Ada!"
+    restart = next(one for one in events(rig) if one["type"] == "restart")
+    assert (restart["attempt"], restart["reason"]) == (2, "thoughts")
+
+
+async def test_the_fallback_begins_again(rig: Any) -> None:
+    rig.letta.stream_next("A sentence that is void. And")
+    rig.letta.fail_next(LettaRejected("no tools", cause="bad_request"), stored="message")
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: kinds(rig)[-1:] == ["end"])
+    assert kinds(rig) == ["started", "sentence", "restart", "sentence", "end"]
+    restart, sentence = events(rig)[2:4]
+    assert (restart["attempt"], restart["source"], restart["reason"]) == (2, "memory-python", "fallback")
+    assert sentence["attempt"] == 2
+    assert said(rig) == events(rig)[-1]["reply"]["response_text"] == "short: hi"
+
+
+async def test_a_turn_sent_again_says_so(rig: Any) -> None:
+    rig.letta.stream_next("First try is here. It")
+    rig.letta.stream_next("Second try is here.")
+    rig.letta.fail_next(OutcomeUnknown("lost", cause="server_error"), stored="message")
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: kinds(rig)[-1:] == ["end"])
+    assert said(rig) == events(rig)[-1]["reply"]["response_text"]
+
+
+async def test_an_error_ends_the_stream(rig: Any) -> None:
+    rig.letta.down = rig.fallback.down = True
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    last = events(rig)[-1]
+    assert last["type"] == "error"
+    assert last["code"] == rig.replies()[0]["code"]
+    assert last["retryable"] is True
+
+
+async def test_a_dead_letter_ends_the_stream(rig: Any) -> None:
+    push(rig, content=" ")
+    await rig.work_off()
+    assert kinds(rig) == ["error"]
+
+
+async def test_the_next_bridge_goes_on_after_what_was_said(rig: Any) -> None:
+    """Killed after the first sentence, while Letta stored the whole answer."""
+    push(rig)
+    queue = rig.queue("dead")
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
+    agent = await rig.sessions.agent_for("ada", "default", None, rig.letta)
+    started = {"task_id": "t1", "user_id": "ada", "attempt": 1, "type": "started", "source": "letta"}
+    sentence = {"task_id": "t1", "user_id": "ada", "attempt": 1, "type": "sentence", "text": "One is here. "}
+    encoded = [json.dumps(one, separators=(",", ":")).encode() for one in (started, sentence)]
+    await queue.append([TaskEvents(turn.receipt, "ada", "t1", encoded)])
+    rig.letta.stream_next("One is here. Two is here. Three.")
+    key = turn.number
+    await rig.letta.send(agent, [message(turn_otid(agent, key))], timeout=5, listener=Deaf())
+    rig.time += 60
+    async with at_work(rig):
+        await until(rig.replies)
+    assert kinds(rig) == ["started", "sentence", "sentence", "sentence", "end"]
+    assert said(rig) == rig.replies()[0]["response_text"] == "One is here. Two is here. Three."
+
+
+async def test_the_next_bridge_begins_again_where_letta_has_nothing(rig: Any) -> None:
+    push(rig)
+    queue = rig.queue("dead")
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
+    started = {"task_id": "t1", "user_id": "ada", "attempt": 1, "type": "started", "source": "letta"}
+    sentence = {"task_id": "t1", "user_id": "ada", "attempt": 1, "type": "sentence", "text": "One is here. "}
+    encoded = [json.dumps(one, separators=(",", ":")).encode() for one in (started, sentence)]
+    await queue.append([TaskEvents(turn.receipt, "ada", "t1", encoded)])
+    rig.letta.stream_next("Something else is said.")
+    rig.time += 60
+    async with at_work(rig):
+        await until(rig.replies)
+    assert kinds(rig) == ["started", "sentence", "restart", "sentence", "end"]
+    assert events(rig)[2]["attempt"] == 2
+    assert said(rig) == rig.replies()[0]["response_text"] == "Something else is said."
+
+
+async def test_the_same_task_again_publishes_the_end_again(rig: Any) -> None:
+    push(rig)
+    await rig.work_off()
+    before = events(rig)
+    rig.shelf.published.clear()
+    push(rig)
+    await rig.work_off()
+    assert events(rig) == before
+    published = [json.loads(body) for channel, body in rig.shelf.published if channel == "task_stream:t1"]
+    assert published == [before[-1]]
+
+
+async def test_another_task_under_the_id_does_not_touch_the_stream(rig: Any) -> None:
+    push(rig)
+    await rig.work_off()
+    before = events(rig)
+    rig.shelf.published.clear()
+    push(rig, content="another text")
+    await rig.work_off()
+    assert events(rig) == before
+    published = [json.loads(body) for channel, body in rig.shelf.published if channel == "task_stream:t1"]
+    assert [(one["type"], one["code"], one.get("seq")) for one in published] == [("error", "task_id_reused", None)]
+
+
+async def test_an_interrupt_cancels_the_run_and_the_agent_learns_what_was_heard(rig: Any) -> None:
+    pause = Hold()
+    rig.letta.stream_next("One is here. ", "Two is here. ", "T", pause, "hree is here.")
+    push(rig, content="count for me")
+    async with at_work(rig) as intake:
+        await until(lambda: kinds(rig).count("sentence") == 2)
+        request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1", heard=Heard(seq=1, characters=3))
+        result = await rig.queue("other").interrupt(request)
+        assert result.outcome is InterruptOutcome.INTERRUPTED
+        intake.interrupt(result.receipt, request)
+        await until(lambda: any(run.cancelled for _, run in rig.letta._runs.values()))
+        pause.release()
+        await until(rig.replies)
+        (reply,) = rig.replies()
+        assert reply["status"] == "interrupted"
+        assert reply["response_text"] == "One is here. Two is here. "
+        assert reply["heard_text"] == "One is here. Two"
+        assert kinds(rig) == ["started", "sentence", "sentence", "interrupted", "end"]
+        assert rig.shelf.counters["settled:interrupted"] == 1
+        rig.push("t2", content="stop")
+        await until(lambda: len(rig.replies()) == 2)
+    _, messages = rig.letta.sent[-1]
+    assert [(one.role, one.content) for one in messages if one.role != "system"] == [
+        ("user", "count for me"),
+        ("assistant", "One is here. Two"),
+        ("user", "stop"),
+    ]
+    note = next(one.content for one in messages if one.role == "system")
+    assert "interrupted you" in note
+    rig.push("t3", content="go on")
+    await rig.work_off()
+    assert [one.content for one in rig.letta.sent[-1][1]] == ["go on"]
+
+
+async def test_an_interrupt_before_the_turn_sends_nothing(rig: Any) -> None:
+    request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1")
+    await rig.queue().interrupt(request)
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    assert rig.letta.sent == []
+    assert kinds(rig) == ["interrupted", "end"]
+    assert rig.replies()[0]["status"] == "interrupted"
+    assert rig.replies()[0]["response_text"] == ""
+
+
+async def test_an_interrupt_that_comes_with_the_answer_is_told_to_the_agent(rig: Any) -> None:
+    """Settled in the moment of the interrupt: the answer is stored, and only its beginning was heard."""
+    rig.letta.stream_next("One is here. Two is here.")
+    push(rig)
+    queue = rig.queue()
+    streams = rig.streams(queue)
+    intake = rig.intake(queue=queue, streams=streams)
+    request = InterruptRequest(type="interrupt", user_id="ada", heard=Heard(text="One is here."))
+    settle = queue.settle_and_fetch
+
+    async def interrupted_first(settlements: Any, limit: int) -> Any:
+        if settlements:
+            await queue.interrupt(request)
+        return await settle(settlements, limit)
+
+    queue.settle_and_fetch = interrupted_first
+    running = asyncio.create_task(intake.run())
+    async with streams.running():
+        await until(rig.replies)
+        intake.stop()
+        rig.shelf.arrived.set()
+        await running
+    (reply,) = rig.replies()
+    assert reply["status"] == "interrupted"
+    assert reply["heard_text"] == "One is here."
+    rig.push("t2", content="and?")
+    await rig.work_off()
+    _, messages = rig.letta.sent[-1]
+    assert [one.role for one in messages] == ["system", "assistant", "user"]
+    assert messages[1].content == "One is here."
+
+
+class Deaf:
+    def run(self, run_id: str) -> None:
+        pass
+
+    def text(self, message: str, text: str) -> None:
+        pass
+
+    def tool(self, name: str, state: object) -> None:
+        pass
+
+
+def message(otid: str) -> Any:
+    from letta_bridge.letta import TurnMessage  # noqa: PLC0415
+
+    return TurnMessage("user", "hi", otid)
