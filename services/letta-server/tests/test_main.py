@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from letta_server.main import main
 
@@ -66,3 +67,21 @@ def test_wrong_arguments_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(arguments)
     assert leaving.value.code == 2
+
+
+def test_a_value_that_letta_refuses_is_named_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Settings(BaseModel):
+        """As Letta's own, which is not installed here."""
+
+        pg_pool_timeout: int
+
+    os.environ["LETTA_PG_URI"] = "postgresql://me@127.0.0.1:1/letta"
+    letta = {"pg_pool_timeout": "topsecret"}
+    monkeypatch.setattr("letta_server.database.wait_for_server", lambda *_: Settings.model_validate(letta))
+    assert main(["init"]) == 2
+    said = capsys.readouterr().err
+    assert "LETTA_PG_POOL_TIMEOUT is not what Letta takes there" in said
+    assert "topsecret" not in said
+    assert said.count("\n") == 1

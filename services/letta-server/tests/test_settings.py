@@ -97,7 +97,7 @@ def test_no_secret_is_in_the_printed_form() -> None:
         (URI | {"LETTA_ENABLE_OPENGAUSS": "perhaps"}, "LETTA_ENABLE_OPENGAUSS must be true or false"),
         (URI | {"LETTA_PG_POOL_SIZE": "many"}, "LETTA_PG_POOL_SIZE must be a whole number"),
         (URI | {"LETTA_SERVER_WORKERS": "all"}, "LETTA_SERVER_WORKERS must be a whole number"),
-        (URI | {"LETTA_SERVER_WORKERS": "0"}, "LETTA_SERVER_WORKERS must be from 1 to 64"),
+        (URI | {"LETTA_SERVER_WORKERS": "0"}, "LETTA_SERVER_WORKERS must be a whole number from 1 to 64"),
         (URI | {"LETTA_SERVER_WORKERS": "8"}, "8 workers share the 35 connections"),
         (URI | {"LETTA_SERVER_WORKERS": "2", "LETTA_PG_POOL_SIZE": "1"}, "are too few"),
         (URI | {"LETTA_SERVER_WAIT": "soon"}, "LETTA_SERVER_WAIT"),

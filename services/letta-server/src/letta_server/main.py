@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from letta_server import database, env_file, initialise, launch, left_out, preflight, transfer
+from letta_server import database, env_file, initialise, launch, left_out, letta_settings, preflight, transfer
 from letta_server.addresses import command
 from letta_server.console import say, show
 from letta_server.environment import letta_environment
@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LettaServerError as error:
         say(str(error))
         return error.exit_code
+    except ValueError as error:
+        refused = letta_settings.refused(error)
+        if refused is None:
+            raise
+        say(refused)
+        return SettingsRefused.exit_code
     except KeyboardInterrupt:  # not of a server, which handles its signals: a command that did not end its work
         say("stopped by Ctrl-C before the end.")
         return _STOPPED

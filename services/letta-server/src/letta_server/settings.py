@@ -316,9 +316,10 @@ def _count(given: Mapping[str, str], name: str, default: int) -> int:
 
 def _workers(given: Mapping[str, str], wanted: int | None) -> int:
     """How many processes are to serve, of which each gets an equal share of the connections to the database."""
-    number = _count(given, "LETTA_SERVER_WORKERS", 1) if wanted is None else wanted
+    text = given.get("LETTA_SERVER_WORKERS", "1").strip() if wanted is None else str(wanted)
+    number = int(text[:6]) if text.isascii() and text.isdigit() else 0
     if not 1 <= number <= MAX_WORKERS:
-        raise SettingsRefused(f"LETTA_SERVER_WORKERS must be from 1 to {MAX_WORKERS}, not {number}.")
+        raise SettingsRefused(f"LETTA_SERVER_WORKERS must be a whole number from 1 to {MAX_WORKERS}, not {text!r}.")
     if number == 1:
         return number
     if sys.platform != "linux":
