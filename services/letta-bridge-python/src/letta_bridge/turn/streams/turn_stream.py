@@ -89,9 +89,10 @@ class TurnStream:
 
     def _new_splitter(self, *, first: bool) -> SentenceSplitter:
         settings = self._settings
-        # A whole sentence where the reply has begun already.
-        first_characters = settings.first_piece_characters if first else settings.max_piece_characters
-        return SentenceSplitter(first_characters=first_characters, max_characters=settings.max_piece_characters)
+        return SentenceSplitter(
+            first_characters=settings.first_piece_characters if first else None,
+            max_characters=settings.max_piece_characters,
+        )
 
     @property
     def reply_text(self) -> str:
