@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.errors import AgentGone, LettaRejected, OutcomeUnknown, TurnCancelled
+from letta_bridge.errors import AgentGone, LettaError, LettaRejected, OutcomeUnknown, TurnCancelled
 from letta_bridge.letta import (
     AgentSpec,
     Block,
@@ -313,6 +313,30 @@ async def test_a_turn_with_a_listener_is_refused_as_one_without(world: World) ->
     assert (await world.find(agent, otid)).state is TurnState.ABSENT
 
 
+@pytest.mark.parametrize("world", [pytest.param("server", marks=pytest.mark.letta)], indirect=True)
+@pytest.mark.parametrize(
+    "marker",
+    [
+        *(f"[[fail:{status}]]" for status in (400, 401, 402, 403, 404, 413, 422, 429, 503)),
+        *(f"[[fail-after-tool:{status}]]" for status in (400, 429)),
+        "[[drop]]",
+        "[[empty]]",
+    ],
+)
+async def test_a_failure_of_the_model_is_the_same_with_a_listener(world: World, marker: str) -> None:
+    async def told(listener: Heard | None) -> tuple[object, ...]:
+        agent = await world.agent()
+        try:
+            answer = await world.letta.send(
+                agent, [user(f"{marker} hello", str(uuid.uuid4()))], timeout=60, listener=listener
+            )
+        except LettaError as error:
+            return type(error), getattr(error, "cause", None)
+        return (answer,)
+
+    assert await told(Heard()) == await told(None)
+
+
 async def test_a_turn_with_a_listener_continues_after_its_caller_left(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
     heard = Heard()
@@ -396,9 +420,10 @@ async def test_run_end_has_the_stop_reason_and_usage(world: World) -> None:
 
 
 @servers  # the fake has no model that cuts
-async def test_a_text_cut_at_the_length_limit_is_marked(world: World) -> None:
+@pytest.mark.parametrize("listener", [None, Heard()], ids=["whole", "streamed"])
+async def test_a_text_cut_at_the_length_limit_is_marked(world: World, listener: Heard | None) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
-    answer = await world.letta.send(agent, [user("[[cut]] Once upon a time", otid)], timeout=60)
+    answer = await world.letta.send(agent, [user("[[cut]] Once upon a time", otid)], timeout=60, listener=listener)
     assert answer.truncated
     found = await world.find(agent, otid)
     assert found.run_id is not None

@@ -23,6 +23,9 @@ SOURCES: Final[dict[str, str]] = {
     "letta.helpers.message_helper:_fetch_image_from_url": (
         "852f3b6be8635037ff4fb425b81851e5449715437f774772996bba4d571683f4"
     ),
+    "letta.interfaces.openai_streaming_interface:SimpleOpenAIStreamingInterface._process_chunk": (
+        "b075c1bbd08b3ddc79e419fe7a26de5cfbd51ace0ae46360ec49b09a9d248da5"
+    ),
     "letta.llm_api.openai_client:OpenAIClient.request_async": (
         "b16e8b75166e637817f19158be8d2c45b63c2851630d9b42afe422e2559ac706"
     ),

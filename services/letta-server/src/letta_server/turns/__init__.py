@@ -2,6 +2,7 @@
 
 Each module replaces one or a few functions of Letta's; see ``replacement``::
 
+    cut_streams        a streamed answer that is cut off at the length limit is told from a complete one
     lean_reads         a run reads the rows it uses, without the rows related to them
     model_connections  connections to models are kept between calls
     model_transport    ... over aiohttp, whose cost does not grow with the calls in flight
@@ -14,7 +15,7 @@ Each module replaces one or a few functions of Letta's; see ``replacement``::
 
 from __future__ import annotations
 
-from letta_server.turns import lean_reads, model_connections, step_metrics, thoughts, tool_schemas
+from letta_server.turns import cut_streams, lean_reads, model_connections, step_metrics, thoughts, tool_schemas
 
 
 def install() -> None:
@@ -23,7 +24,7 @@ def install() -> None:
     Raises:
         LettaServerError: a function is not the one its hook was written for.
     """
-    for hook in (lean_reads, model_connections, step_metrics, thoughts, tool_schemas):
+    for hook in (cut_streams, lean_reads, model_connections, step_metrics, thoughts, tool_schemas):
         hook.install()
 
 
