@@ -340,9 +340,12 @@ async def test_a_failure_of_the_model_is_the_same_with_a_listener(world: World, 
 async def test_a_turn_with_a_listener_continues_after_its_caller_left(world: World) -> None:
     agent, otid = await world.agent(), str(uuid.uuid4())
     heard = Heard()
+    text = f"[[latency:{world.slow_milliseconds}]] hello"
+    timeout = 0.02 if isinstance(world.letta, InMemoryLetta) else world.slow_milliseconds / 2000
     with world.slow(), pytest.raises(OutcomeUnknown) as caught:
-        await world.letta.send(agent, [user("hello", otid)], timeout=0.02, listener=heard)
+        await world.letta.send(agent, [user(text, otid)], timeout=timeout, listener=heard)
     assert caught.value.cause == "timeout"
+    assert len(heard.runs) == 1
     assert (await world.wait_until(agent, otid, TurnState.STORED)).answer is not None
     assert heard.pieces == []
 

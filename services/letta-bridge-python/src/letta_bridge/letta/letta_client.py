@@ -1,4 +1,4 @@
-"""The Letta V1 server as a :class:`~letta_bridge.letta.port.LettaPort`; the only module that knows Letta's SDK.
+"""The Letta V1 server as a :class:`~letta_bridge.letta.port.LettaPort`.
 
 Turns, the hot path, have requests of their own (``turn_requests.py``). Everything else goes through the SDK, over
 aiohttp as well. Turns share connections; each other request opens its own, because equal answers would make a duplicate
