@@ -28,7 +28,7 @@ from letta_bridge.errors import (
     OutcomeUnknown,
     TurnCancelled,
 )
-from letta_bridge.letta.answer import FOUND, MEMORY_TOOLS
+from letta_bridge.letta.answer import FOUND
 from letta_bridge.letta.port import (
     AgentContents,
     AgentPassage,
@@ -39,12 +39,14 @@ from letta_bridge.letta.port import (
     Note,
     RunEnd,
     SoughtTurn,
-    ToolState,
     TurnAnswer,
     TurnListener,
     TurnMessage,
 )
 from letta_bridge.letta.turn_search import Run, TurnSearch, as_stored
+from letta_bridge.testing.turn_stream import HeardStream, Hold, StreamPart, ToolUse, answer_of, pieces_of
+
+__all__ = ["Answering", "FakeAgent", "Hold", "InMemoryLetta", "Stored", "StreamPart", "ToolUse", "echo"]
 
 Answering = Callable[[str, Sequence[TurnMessage]], str | TurnAnswer]
 """From an agent's id and the turn to what the agent says; an empty text is no answer."""
@@ -53,21 +55,11 @@ Stored = Literal["nothing", "message", "answer"]
 
 _TOOLS = frozenset({"conversation_search", "memory_insert", "memory_replace", "memory_rethink"})
 _NAME = re.compile(r"[\w '-]+")
-_PIECE = re.compile(r".{1,4}", re.DOTALL)
-"""Of the text of a streamed turn."""
 
 
 def echo(_agent_id: str, messages: Sequence[TurnMessage]) -> str:
     """Return the last message."""
     return f"echo: {messages[-1].content}"
-
-
-@dataclass(frozen=True)
-class ToolUse:
-    """A tool call in the middle of a streamed turn, which begins a new step of it."""
-
-    name: str
-    succeeds: bool = True
 
 
 @dataclass
@@ -88,57 +80,6 @@ class _Fault:
     error: LettaError
     stored: Stored
     leave_run: bool
-
-
-class Hold:
-    """Turns waiting, as for a slow model."""
-
-    def __init__(self) -> None:
-        self._arrivals = asyncio.Semaphore(0)
-        self._over = asyncio.Event()
-
-    async def arrived(self, turns: int = 1) -> None:
-        """Wait until so many further turns have reached the model."""
-        for _ in range(turns):
-            await self._arrivals.acquire()
-
-    def release(self) -> None:
-        """Let them all go on."""
-        self._over.set()
-
-    async def wait(self) -> None:
-        self._arrivals.release()
-        await self._over.wait()
-
-
-StreamPart = str | ToolUse | Hold
-"""Of a streamed turn: a piece of text, a tool call, or a point where the turn waits."""
-
-
-class _Stream:
-    """What one listener hears of a turn, as long as the caller waits for it."""
-
-    def __init__(self, listener: TurnListener) -> None:
-        self._listener: TurnListener | None = listener
-        self._message = f"message-{uuid.uuid4()}"
-
-    def leave(self) -> None:
-        """The caller is gone; the turn continues unheard."""
-        self._listener = None
-
-    def run(self, run_id: str) -> None:
-        if self._listener is not None:
-            self._listener.run(run_id)
-
-    def text(self, text: str) -> None:
-        if self._listener is not None and text:
-            self._listener.text(self._message, text)
-
-    def tool(self, use: ToolUse) -> None:
-        self._message = f"message-{uuid.uuid4()}"  # what is said after it
-        if self._listener is not None:
-            self._listener.tool(use.name, ToolState.CALLED)
-            self._listener.tool(use.name, ToolState.RETURNED if use.succeeds else ToolState.FAILED)
 
 
 class InMemoryLetta:
@@ -310,7 +251,7 @@ class InMemoryLetta:
         if fault is not None and isinstance(fault.error, LettaUnavailable):
             raise fault.error  # surely not sent
         self.sent.append((agent_id, tuple(messages)))
-        stream = _Stream(listener) if listener is not None else None
+        stream = HeardStream(listener) if listener is not None else None
         task = asyncio.create_task(self._turn(agent, tuple(messages), fault, stream))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -425,7 +366,7 @@ class InMemoryLetta:
         self._runs[run_id] = (agent_id, replace(run, status=status))
 
     async def _turn(
-        self, agent: FakeAgent, messages: tuple[TurnMessage, ...], fault: _Fault | None, stream: _Stream | None
+        self, agent: FakeAgent, messages: tuple[TurnMessage, ...], fault: _Fault | None, stream: HeardStream | None
     ) -> TurnAnswer:
         agent_id = agent.ref.agent_id
         run_id = self._begin_run(agent_id, messages[-1].otid)
@@ -454,7 +395,7 @@ class InMemoryLetta:
         run_id: str,
         messages: tuple[TurnMessage, ...],
         fault: _Fault | None,
-        stream: _Stream | None,
+        stream: HeardStream | None,
     ) -> TurnAnswer:
         """Answer and store a turn, as far as it gets."""
         if stream is not None:
@@ -470,9 +411,9 @@ class InMemoryLetta:
         parts = self._scripts.popleft() if self._scripts else None
         if parts is None:
             answer = self._said(agent.ref.agent_id, messages)
-            parts = tuple(_PIECE.findall(answer.text))
+            parts = pieces_of(answer.text)
         else:
-            answer = _answer_of(parts)
+            answer = answer_of(parts)
         spoken = len(parts)
         while spoken and isinstance(parts[spoken - 1], Hold):
             spoken -= 1
@@ -504,7 +445,7 @@ class InMemoryLetta:
         run_id: str,
         messages: Sequence[TurnMessage],
         parts: Sequence[StreamPart],
-        stream: _Stream,
+        stream: HeardStream,
     ) -> Sequence[TurnMessage]:
         """Say these parts, and return what is left to be stored: a step that ends with a tool call stores the input."""
         self._raise_if_cancelled(run_id)
@@ -524,18 +465,6 @@ class InMemoryLetta:
     def _raise_if_cancelled(self, run_id: str) -> None:
         if self._runs[run_id][1].cancelled:
             raise TurnCancelled
-
-
-def _answer_of(parts: Sequence[StreamPart]) -> TurnAnswer:
-    """What a script comes to: the text before a tool call and the text after it are two messages."""
-    said = [""]
-    for part in parts:
-        if isinstance(part, ToolUse):
-            said.append("")
-        elif isinstance(part, str):
-            said[-1] += part
-    updated = any(isinstance(part, ToolUse) and part.succeeds and part.name in MEMORY_TOOLS for part in parts)
-    return TurnAnswer("\n".join(text for text in said if text), memory_updated=updated)
 
 
 def _store_input(agent: FakeAgent, messages: Sequence[TurnMessage], run_id: str) -> None:
