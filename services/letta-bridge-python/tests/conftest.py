@@ -29,6 +29,7 @@ from letta_bridge.turn.intake import Intake
 from letta_bridge.turn.message_processor import MessageProcessor
 from letta_bridge.turn.streams.writer import StreamWriter
 from shared_utils.config.settings import RedisSettings
+from shared_utils.contracts.messages import AnswerPart
 from shared_utils.persistence.choices.memory_store import InMemoryChoiceStore
 from shared_utils.persistence.sessions.memory_store import InMemorySessionStore
 from shared_utils.redis.connection import RedisClient, close, connect
@@ -61,6 +62,8 @@ class FakeFallback:
         self.answered: list[Any] = []
         self.withdrawn: list[Any] = []
         self.given: dict[str, Any] = {}
+        self.parts: list[AnswerPart] = []
+        """What arrives of an answer before it counts."""
         self.seconds: list[float] = []
         """How long each user could still wait."""
 
@@ -80,9 +83,14 @@ class FakeFallback:
         seconds: float,
         cause: str | None = None,
         persona: str | None = None,
+        hear: Callable[[AnswerPart], object] | None = None,
     ) -> FallbackAnswer:
         self.handed[number] = task
         self.seconds.append(seconds)
+        if hear is not None:
+            for part in self.parts:
+                hear(part)
+                await asyncio.sleep(1)
         if self.silent:
             await asyncio.sleep(seconds)
         if self.down or self.silent:

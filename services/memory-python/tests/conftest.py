@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from local_stack import ports
 from memory_service import ai_listener, input_queue
 from memory_service import service as service_module
-from memory_service.model import Completion, Message
+from memory_service.model import Completion, Hear, Message
 from memory_service.service import Service, open_service
 from memory_service.settings import ServiceSettings
 from shared_utils.contracts.messages import MemoryRecord
@@ -147,8 +147,14 @@ class ScriptedModel:
     release: asyncio.Event | None = None
     asked: list[list[Message]] = field(default_factory=list)
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, hear: Hear | None = None
+    ) -> Completion:
         self.asked.append(list(messages))
+        if hear is not None:
+            for word in self.answer.split(" "):
+                hear(f"{word} ")
+                await asyncio.sleep(0)
         if self.release is not None:
             await self.release.wait()
         if self.error is not None:

@@ -10,14 +10,14 @@ import pytest
 from pydantic import SecretStr
 
 from memory_service.errors import ModelRefused, ModelSaidNothing, ModelUnavailable
-from memory_service.model import Completion, OpenAiModel
+from memory_service.model import Completion, Message, OpenAiModel
 
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("memory_service.model._exponential", lambda _state: 0)
 
-    async def ask(*answers: Any) -> Any:
+    async def ask(*answers: Any, hear: Any = None) -> Any:
         requests = []
 
         def handle(request: Any) -> Any:
@@ -30,7 +30,8 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Any:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as web:
             model = OpenAiModel(web, base_url="http://model/v1/", model="m", api_key=SecretStr("key"))
             try:
-                text = await model.complete([{"role": "user", "content": "hi"}], max_tokens=5, temperature=0.5)
+                asked: list[Message] = [{"role": "user", "content": "hi"}]
+                text = await model.complete(asked, max_tokens=5, temperature=0.5, hear=hear)
             except Exception as error:  # noqa: BLE001  # the tests look at it
                 return error, requests
         return text, requests
@@ -186,3 +187,52 @@ async def test_long_retry_after_ends_the_retries(ask: Any) -> None:
     assert isinstance(error, ModelUnavailable)
     assert "Rate limit reached" in str(error)
     assert len(requests) == 1
+
+
+def streams(*pieces: str | bytes, finish_reason: str = "stop") -> httpx.Response:
+    events = [
+        piece if isinstance(piece, bytes) else json.dumps({"choices": [{"delta": {"content": piece}}]}).encode()
+        for piece in pieces
+    ]
+    events.append(json.dumps({"choices": [{"delta": {}, "finish_reason": finish_reason}]}).encode())
+    body = b"".join(b"data: %b\n\n" % event for event in [*events, b"[DONE]"])
+    return httpx.Response(200, content=body, headers={"content-type": "text/event-stream; charset=utf-8"})
+
+
+async def test_a_streamed_answer_is_heard_and_is_the_same(ask: Any) -> None:
+    heard: list[str] = []
+    usage = b'{"choices": [], "usage": {"total_tokens": 3}}'
+    text, (request,) = await ask(streams("<th", "ink>hm</think>你", "好，", "安妮", usage), hear=heard.append)
+    assert text == Completion("你好，安妮")
+    assert "".join(heard) == "你好，安妮"
+    assert len(heard) > 1
+    assert json.loads(request.content)["stream"] is True
+
+
+async def test_a_streamed_answer_that_reached_its_limit_is_marked(ask: Any) -> None:
+    text, _ = await ask(streams("Once upon a", finish_reason="length"), hear=lambda _: None)
+    assert text == Completion("Once upon a", truncated=True)
+
+
+async def test_a_model_that_does_not_stream_is_read_whole(ask: Any) -> None:
+    text, _ = await ask(says("hello"), hear=lambda _: None)
+    assert text == Completion("hello")
+
+
+async def test_refusals_of_a_stream_are_those_of_an_answer(ask: Any) -> None:
+    text, requests = await ask(
+        refuses("Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."),
+        streams("hello"),
+        hear=lambda _: None,
+    )
+    assert text == Completion("hello")
+    assert "max_completion_tokens" in parameters(requests[1])
+    error, requests = await ask(httpx.Response(503), hear=lambda _: None)
+    assert isinstance(error, ModelUnavailable)
+    assert len(requests) == 3
+
+
+@pytest.mark.parametrize("broken", [streams(b"{"), streams("<think>only"), streams("")])
+async def test_a_stream_without_an_answer_is_none(ask: Any, broken: Any) -> None:
+    error, _ = await ask(broken, hear=lambda _: None)
+    assert isinstance(error, ModelSaidNothing)

@@ -454,3 +454,17 @@ async def test_the_word_letta_bridge_does_not_raise_a_limit(
         await eventually(lambda: client.llen(DEAD))
     letter = json.loads((await client.lrange(DEAD, 0, -1))[0])
     assert letter["code"] == "malformed"
+
+
+async def test_parts_of_an_answer_are_published_before_it_where_the_bridge_asks_for_them(
+    *, run_service: Any, ear: Any, push: Any, handover: Any, model: Any
+) -> None:
+    model.answer = "one two three"
+    async with run_service(model):
+        await push("你好", task_id="t1", handover=handover("t1", parts_channel="task_response:parts"))
+        await ear.count("letta_responses", 1)
+        await push("你好", task_id="t2", handover=handover("t2"))
+        await ear.count("letta_responses", 2)
+    parts = [(one["at"], one["part"]) for channel, one in ear.heard if channel == "task_response:parts"]
+    assert "".join(part for _, part in parts) == "one two three "
+    assert [at for at, _ in parts] == [sum(len(part) for _, part in parts[:place]) for place in range(len(parts))]

@@ -39,7 +39,7 @@ class RepeatedAnswers:
 
 
 class SingleAnswerClient(httpx.AsyncClient):
-    """An httpx client that gives no request the answer to another one. For answers that are read whole.
+    """An httpx client that gives no request the answer to another one. For answers that are read whole, and for events.
 
     Raises httpx.RemoteProtocolError instead and closes the connection, so that the request can be tried again.
     """
@@ -48,9 +48,14 @@ class SingleAnswerClient(httpx.AsyncClient):
         super().__init__(timeout=timeout)
         self._answers = RepeatedAnswers()
 
-    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """See httpx."""
-        response = await super().send(request, **options)
+    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
+        """See httpx. A stream of events has its connection to itself from then on; anything else is read whole."""
+        if stream:
+            request.headers["Connection"] = "close"
+        response = await super().send(request, stream=stream, **options)
+        if stream and response.headers.get("content-type", "").startswith("text/event-stream"):
+            return response
+        await response.aread()
         connection = response.extensions.get("network_stream")
         if connection is not None:
             asked = hash((request.method, str(request.url), request.content))

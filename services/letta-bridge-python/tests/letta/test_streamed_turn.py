@@ -14,26 +14,26 @@ from letta_bridge.letta import ToolState, TurnAnswer, Usage
 from letta_bridge.letta.answer import turn_answer
 from letta_bridge.letta.failures import refusal
 from letta_bridge.letta.streamed_turn import StreamedTurn
-from letta_bridge.letta.turn_events import TurnEvent
 from letta_bridge.testing.turn_listener import Heard
+from shared_utils.llm.server_sent_events import ServerSentEvent
 
-DONE = TurnEvent("", b"[DONE]")
+DONE = ServerSentEvent("", b"[DONE]")
 RUN = "run-1"
 
 
-def event(kind: str, *, event_name: str = "", **content: object) -> TurnEvent:
-    return TurnEvent(event_name, json.dumps({"message_type": kind, "run_id": RUN, **content}).encode())
+def event(kind: str, *, event_name: str = "", **content: object) -> ServerSentEvent:
+    return ServerSentEvent(event_name, json.dumps({"message_type": kind, "run_id": RUN, **content}).encode())
 
 
-def said(text: str, message: str = "message-1") -> TurnEvent:
+def said(text: str, message: str = "message-1") -> ServerSentEvent:
     return event("assistant_message", id=message, content=text)
 
 
-def called(message: str = "message-2", **call: str) -> TurnEvent:
+def called(message: str = "message-2", **call: str) -> ServerSentEvent:
     return event("tool_call_message", id=message, tool_call=call, tool_calls=call)
 
 
-def returned(call_id: str, status: str = "success", name: str | None = None) -> TurnEvent:
+def returned(call_id: str, status: str = "success", name: str | None = None) -> ServerSentEvent:
     one = {"tool_call_id": call_id, "status": status}
     return event("tool_return_message", id="message-3", name=name, tool_returns=[one], **one)
 
@@ -43,7 +43,7 @@ USAGE = event("usage_statistics", prompt_tokens=2, completion_tokens=1, total_to
 END = (STOP, USAGE, DONE)
 
 
-def heard_of(*events: TurnEvent) -> tuple[Heard, TurnAnswer]:
+def heard_of(*events: ServerSentEvent) -> tuple[Heard, TurnAnswer]:
     heard = Heard()
     turn = StreamedTurn(heard)
     for each in events:
@@ -108,16 +108,16 @@ def test_what_older_agents_say_by_a_tool_is_told_at_the_end() -> None:
     [
         event("new_kind", content="x"),
         event("hidden_reasoning_message"),
-        TurnEvent("metrics", b"not JSON"),
-        TurnEvent("metrics", b'{"message_type": "assistant_message", "content": "x"}'),
-        TurnEvent("", b'{"message_type": {}}'),
-        TurnEvent("", b"{}"),
+        ServerSentEvent("metrics", b"not JSON"),
+        ServerSentEvent("metrics", b'{"message_type": "assistant_message", "content": "x"}'),
+        ServerSentEvent("", b'{"message_type": {}}'),
+        ServerSentEvent("", b"{}"),
         event("assistant_message", content=None),
         event("tool_call_message", tool_call="x", tool_calls=[3]),
         event("tool_return_message", tool_returns=[3]),
     ],
 )
-def test_unknown_events_are_skipped(unknown: TurnEvent) -> None:
+def test_unknown_events_are_skipped(unknown: ServerSentEvent) -> None:
     assert heard_of(said("Yes"), unknown, *END)[1].text == "Yes"
 
 
@@ -128,12 +128,12 @@ def test_unknown_events_are_skipped(unknown: TurnEvent) -> None:
         (said("Yes"),),
         (said("Yes"), STOP, USAGE),
         (said("Yes"), USAGE, DONE),
-        (said("Yes"), TurnEvent("", b'{"message_type": "assistant_mess'), *END),
-        (said("Yes"), TurnEvent("", b"[1]"), *END),
+        (said("Yes"), ServerSentEvent("", b'{"message_type": "assistant_mess'), *END),
+        (said("Yes"), ServerSentEvent("", b"[1]"), *END),
     ],
     ids=["nothing", "no end", "no DONE", "no stop reason", "broken JSON", "no object"],
 )
-def test_a_stream_with_a_hole_or_without_its_end_is_in_doubt(events: tuple[TurnEvent, ...]) -> None:
+def test_a_stream_with_a_hole_or_without_its_end_is_in_doubt(events: tuple[ServerSentEvent, ...]) -> None:
     with pytest.raises(OutcomeUnknown) as caught:
         heard_of(*events)
     assert caught.value.cause == "connection_lost"
@@ -145,10 +145,10 @@ def test_a_stream_with_a_hole_or_without_its_end_is_in_doubt(events: tuple[TurnE
         [event("stop_reason", stop_reason="cancelled")],  # without [DONE], as Letta ends it in the middle
         [said("Yes"), event("stop_reason", stop_reason="cancelled"), DONE],
         [said("Yes"), event("stop_reason", stop_reason="cancelled"), USAGE, DONE],
-        [TurnEvent("cancelled", b'{"message": "Run was cancelled"}')],
+        [ServerSentEvent("cancelled", b'{"message": "Run was cancelled"}')],
     ],
 )
-def test_a_cancelled_stream(events: list[TurnEvent]) -> None:
+def test_a_cancelled_stream(events: list[ServerSentEvent]) -> None:
     with pytest.raises(TurnCancelled) as caught:
         heard_of(*events)
     assert caught.value.cause == "cancelled"
@@ -233,7 +233,7 @@ def test_an_error_in_a_stream_is_that_of_a_turn_that_is_not_streamed(
 def test_errors_of_other_forms(content: Mapping[str, Any], error: type[Exception], cause: str) -> None:
     for name in ("error", ""):
         with pytest.raises(error) as caught:
-            heard_of(TurnEvent(name, json.dumps(content).encode()))
+            heard_of(ServerSentEvent(name, json.dumps(content).encode()))
         assert vars(caught.value)["cause"] == cause
 
 
@@ -278,7 +278,7 @@ _VALUES = st.recursive(
 )
 def test_any_json_gives_an_answer_or_an_error_of_the_port(events: list[tuple[str, Any]]) -> None:
     with suppress(LettaError):
-        heard_of(*(TurnEvent(name, json.dumps(value).encode()) for name, value in events), *END)
+        heard_of(*(ServerSentEvent(name, json.dumps(value).encode()) for name, value in events), *END)
 
 
 _TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -287,7 +287,7 @@ _TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 @given(st.lists(st.tuples(_TEXTS, st.booleans()), max_size=5), st.integers(1, 7))
 def test_the_answer_is_that_of_the_whole_messages(steps: list[tuple[str, bool]], size: int) -> None:
     whole: list[dict[str, Any]] = []
-    events: list[TurnEvent] = []
+    events: list[ServerSentEvent] = []
     for number, (text, remembers) in enumerate(steps):
         arguments = json.dumps({"label": text})
         call = {"name": "memory_insert" if remembers else "roll_dice", "tool_call_id": f"call-{number}"}

@@ -19,11 +19,11 @@ from letta_bridge.errors import (
     OutcomeUnknown,
     TurnCancelled,
 )
-from letta_bridge.letta import ToolState, TurnAnswer, TurnMessage, Usage, turn_events, turn_requests
+from letta_bridge.letta import ToolState, TurnAnswer, TurnMessage, Usage, turn_requests
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.letta.turn_events import TurnEvents
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL
 from letta_bridge.testing.turn_listener import Heard
+from shared_utils.llm.server_sent_events import LONGEST_STREAM, ServerSentEvents
 
 AGENT = f"agent-{uuid.UUID(int=1)}"
 OTID = str(uuid.UUID(int=2))
@@ -213,8 +213,8 @@ async def test_the_time_limit_covers_the_whole_stream(stub: Stub, client_of: Cli
 
 
 async def test_a_flood_is_cut_off(stub: Stub, client_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn_requests, "TurnEvents", lambda: TurnEvents(longest_stream=100_000))
-    assert turn_events.LONGEST_STREAM >= 2**20
+    monkeypatch.setattr(turn_requests, "ServerSentEvents", lambda: ServerSentEvents(longest_stream=100_000))
+    assert LONGEST_STREAM >= 2**20
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = await streaming(request, PING)

@@ -17,7 +17,7 @@ from letta_bridge.turn import answer_relay
 from letta_bridge.turn import fallback as fallback_module
 from letta_bridge.turn.fallback import MemoryPython
 from shared_utils.config.settings import RedisSettings
-from shared_utils.contracts.messages import Task
+from shared_utils.contracts.messages import AnswerPart, Task
 from shared_utils.redis.connection import RedisClient, connect
 
 pytestmark = pytest.mark.integration
@@ -344,3 +344,30 @@ async def test_one_turn_after_the_other_while_the_connection_is_looked_after(
         await client.set(KEYS.fallback(f"7-{number}"), json.dumps(REPLY | {"task_id": f"t{number}"}), nx=True)
         assert (await answering).text == "在呢"
         await asyncio.sleep(0.03)  # past the next check, with nobody waiting
+
+
+async def test_parts_are_heard_before_the_answer_and_count_as_none(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
+    heard: list[AnswerPart] = []
+    waiting = asyncio.create_task(make_fallback().answer(TASK, "1-1", "letta", seconds=20, hear=heard.append))
+    (task,) = await handed_over()
+    handover = task["meta"]["letta_bridge"]
+    for at, part in ((0, "在"), (1, "呢")):
+        await client.publish(handover["parts_channel"], json.dumps({"part": part, "at": at}))
+    async with asyncio.timeout(20):
+        while len(heard) < 2:
+            await asyncio.sleep(0.005)
+    await client.set(handover["answer_key"], json.dumps(REPLY))
+    assert (await waiting).text == "在呢"
+    assert heard == [AnswerPart(part="在", at=0), AnswerPart(part="呢", at=1)]
+
+
+async def test_nobody_is_asked_for_parts_that_nobody_hears(
+    make_fallback: Callable[..., Any], client: RedisClient, handed_over: Callable[..., Any]
+) -> None:
+    waiting = asyncio.create_task(make_fallback().answer(TASK, "1-1", "letta", seconds=20))
+    (task,) = await handed_over()
+    assert "parts_channel" not in task["meta"]["letta_bridge"]
+    await client.set(task["meta"]["letta_bridge"]["answer_key"], json.dumps(REPLY))
+    assert (await waiting).text == "在呢"

@@ -13,7 +13,9 @@ from memory_service import keys, records
 from memory_service.composer import Composer
 from memory_service.input_queue import InputQueue, Letter, Settlement
 from memory_service.memory_store import MemoryStore
+from memory_service.model import Hear
 from memory_service.outage import Outage
+from memory_service.parts import Parts
 from memory_service.scripts import ANSWER
 from shared_utils.contracts.messages import AiResponse, Handover, Reply, Task, TaskResponse, dump, now
 from shared_utils.observability import logs
@@ -142,6 +144,7 @@ class Answers:
             deadline=ask.taken_at + min(self._time_limit, handover.time_limit_seconds or self._time_limit),
             long_term=handover.reason not in _SHORT_TERM_ALONE,
             persona=handover.persona,
+            hear=self._parts_of(handover),
         )
         reply = Reply(
             task_id=task.task_id,
@@ -172,6 +175,13 @@ class Answers:
         _LOG.info("answered", task_id=task.task_id, reason=handover.reason)
         stored = 0 if words.canned else await self._remember(response, ask)
         return Settlement([ask.receipt], counts={"answered": 1, "stored_ai": stored})
+
+    def _parts_of(self, handover: Handover) -> Hear | None:
+        """Tells the bridge what the model writes; a part that Redis does not take is lost."""
+        if (channel := handover.parts_channel) is None:
+            return None
+        parts = Parts(self._client, channel)
+        return parts.say
 
     async def _remember_earlier(self, ask: Ask) -> None:
         """Remember an answer whose instance was killed before it remembered it; a tombstone is ignored."""

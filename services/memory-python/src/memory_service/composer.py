@@ -10,7 +10,7 @@ from typing import Final
 from memory_service import context, records, wording
 from memory_service.context import NewestFirst
 from memory_service.errors import ModelRefused
-from memory_service.model import ChatModel, Message
+from memory_service.model import ChatModel, Hear, Message
 from memory_service.outage import failing
 from memory_service.recall import Recall
 from memory_service.settings import AnswerSettings
@@ -75,7 +75,14 @@ class Composer:
         return self._failures == 0
 
     async def compose(
-        self, task: Task, message_id: str, *, deadline: float, long_term: bool = True, persona: str | None = None
+        self,
+        task: Task,
+        message_id: str,
+        *,
+        deadline: float,
+        long_term: bool = True,
+        persona: str | None = None,
+        hear: Hear | None = None,
     ) -> Words:
         """The answer to a remembered task.
 
@@ -85,6 +92,7 @@ class Composer:
             deadline: the event loop's time at which a canned sentence replaces the model's answer.
             long_term: whether earlier conversations may be recalled for it.
             persona: the addressed one; messages to other personas are not shown. None shows all.
+            hear: is called with each piece of the model's answer; a canned sentence may replace all of them.
 
         Raises:
             RedisError: Redis is away, the conversation cannot be read.
@@ -101,7 +109,7 @@ class Composer:
         try:
             async with asyncio.timeout_at(deadline), self._free:
                 completion = await self._model.complete(
-                    messages, max_tokens=self._settings.max_tokens, temperature=self._settings.temperature
+                    messages, max_tokens=self._settings.max_tokens, temperature=self._settings.temperature, hear=hear
                 )
         except (ServiceError, TimeoutError) as error:
             self._failed(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypedDict
 
@@ -15,11 +15,15 @@ from shared_utils.connection_failures import connection_failure
 from shared_utils.llm.model_errors import DEMANDED, Cause, read_refusal
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.llm.retry_after import parse_retry_after
+from shared_utils.llm.server_sent_events import ServerSentEvents
+from shared_utils.llm.streamed_text import StreamedText
 from shared_utils.observability import logs
 from shared_utils.text import read_json
 
 _LOG: Final = logs.get(__name__)
 _MODEL_ATTEMPTS: Final = 3
+_DONE: Final = b"[DONE]"
+_LONGEST_STREAM: Final = 16 * 2**20
 _FIRST_REFUSAL: Final = 300
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 """Longest ``Retry-After`` that is honoured; a later answer would be too late."""
@@ -37,6 +41,10 @@ _ADVICE: Final[Mapping[Cause, str]] = {
     Cause.PARAMETER: "choose another MEMORY_MODEL, or set OPENAI_BASE_URL to a proxy that removes or sets it",
     Cause.CONTENT: "choose a provider whose content filter allows these conversations",
 }
+
+
+Hear = Callable[[str], object]
+"""Takes a piece of an answer's text."""
 
 
 class Message(TypedDict):
@@ -59,8 +67,17 @@ class Completion:
 class ChatModel(Protocol):
     """Answers a conversation."""
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, hear: Hear | None = None
+    ) -> Completion:
         """The model's answer.
+
+        Args:
+            messages: the conversation.
+            max_tokens: of the answer.
+            temperature: of the model.
+            hear: is called with each piece of the answer's text as the model writes it, in order. If the model fails
+                in the middle, what was heard is void.
 
         Raises:
             ModelUnavailable: out of reach or overloaded.
@@ -88,7 +105,9 @@ class OpenAiModel:
         self._demanded: dict[str, bool] = {}
         """Items of ``DEMANDED``."""
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Completion:
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, hear: Hear | None = None
+    ) -> Completion:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(_MODEL_ATTEMPTS),
             wait=_pause,
@@ -96,14 +115,17 @@ class OpenAiModel:
             reraise=True,
         ):
             with attempt:
-                return await self._answer(messages, {"max_tokens": max_tokens, "temperature": temperature})
+                return await self._answer(messages, {"max_tokens": max_tokens, "temperature": temperature}, hear)
         raise ModelUnavailable
 
-    async def _answer(self, messages: Sequence[Message], parameters: Mapping[str, float]) -> Completion:
+    async def _answer(
+        self, messages: Sequence[Message], parameters: Mapping[str, float], hear: Hear | None
+    ) -> Completion:
         while True:
             accepted = self._accepted(parameters)
+            body = {"model": self._model, "messages": list(messages), **accepted}
             try:
-                answer = await self._post({"model": self._model, "messages": list(messages), **accepted})
+                answer = await (self._post(body) if hear is None else self._stream(body, hear))
             except ModelRefused as error:
                 refused = error.parameters & accepted.keys() & _INSTEAD.keys()
                 demanded = error.parameters & (DEMANDED.keys() - accepted.keys())
@@ -142,6 +164,31 @@ class OpenAiModel:
         except ValueError as error:
             raise ModelSaidNothing("the model's answer is not JSON; check base_url") from error
 
+    async def _stream(self, body: dict[str, Any], hear: Hear) -> Any:
+        """The answer of a model that streams it, put together as it would be without streaming."""
+        events, said = ServerSentEvents(longest_stream=_LONGEST_STREAM), _Said(hear)
+        try:
+            async with self._client.stream(
+                "POST", self._url, json={**body, "stream": True}, headers=self._headers
+            ) as response:
+                if response.status_code >= _FIRST_REFUSAL or not _is_event_stream(response):
+                    await response.aread()
+                    if response.status_code >= _FIRST_REFUSAL:
+                        raise self._refusal(response, body["messages"])
+                    return read_json(response.content)
+                async for chunk in response.aiter_bytes():
+                    for event in events.read(chunk):
+                        said.take(event.data)
+        except httpx.TransportError as error:
+            unreachable = f"the model cannot be reached ({connection_failure(error) or type(error).__name__})"
+            # What was heard is void; another try would say it again.
+            raise (ModelRefused if said.text else ModelUnavailable)(unreachable) from error
+        except httpx.HTTPError as error:
+            raise ModelRefused(f"the model's answer cannot be read ({type(error).__name__})") from error
+        except ValueError as error:
+            raise ModelSaidNothing("the model's stream is not one; check base_url") from error
+        return said.answer()
+
     def _refusal(self, response: httpx.Response, messages: Sequence[Message]) -> ModelUnavailable | ModelRefused:
         status = response.status_code
         hidden = [message["content"] for message in messages] + ([self._key] if self._key else [])
@@ -155,6 +202,43 @@ class OpenAiModel:
             parameters=refusal.parameters,
             concerns_conversation=refusal.cause in {Cause.OVERFLOW, Cause.CONTENT},
         )
+
+
+class _Said:
+    """What a model has streamed so far."""
+
+    def __init__(self, hear: Hear) -> None:
+        self._hear = hear
+        self._hygiene = StreamedText()
+        self.text = ""
+        self._finish_reason: str | None = None
+
+    def take(self, data: bytes) -> None:
+        """The data of an event. Raises ValueError where it is not JSON."""
+        if data == _DONE:
+            return
+        event = read_json(data)
+        try:
+            choice = event["choices"][0]
+            piece = choice.get("delta", {}).get("content")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return  # of usage, for example
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        if isinstance(piece, str) and piece:
+            self.text += piece
+            if said := self._hygiene.add(piece):
+                self._hear(said)
+
+    def answer(self) -> dict[str, Any]:
+        """As a model answers that does not stream."""
+        if said := self._hygiene.end():
+            self._hear(said)
+        return {"choices": [{"message": {"content": self.text}, "finish_reason": self._finish_reason}]}
+
+
+def _is_event_stream(response: httpx.Response) -> bool:
+    kind: str = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 _exponential = wait_exponential_jitter(multiplier=0.3, max=2.0)

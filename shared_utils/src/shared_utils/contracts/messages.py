@@ -211,8 +211,20 @@ class Handover(BaseModel):
     """Where the producer waits for the text; None: ``task_response:`` and the id."""
     taken_ms: int | None = Field(default=None, ge=0)
     """When the task was taken from the request list, ms of the Redis server's clock."""
+    parts_channel: str | None = Field(default=None, min_length=1, max_length=MAX_CHANNEL_LENGTH + MAX_ID_LENGTH)
+    """Where the bridge hears the pieces of the answer (:class:`AnswerPart`) as the model writes it; None: nowhere."""
     time_limit_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds in which the answer is of use, counted from when memory-python takes the task; None: its own limit."""
+
+
+class AnswerPart(BaseModel):
+    """A piece of memory-python's answer, before the answer counts. It may be lost, and the answer be another one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    part: str
+    at: int = Field(ge=0)
+    """Characters of the answer before it; 0 begins an answer."""
 
 
 class MemoryMetadata(BaseModel):

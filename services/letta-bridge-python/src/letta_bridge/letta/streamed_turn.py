@@ -10,7 +10,7 @@ from letta_bridge.errors import LettaError, OutcomeUnknown, TurnCancelled
 from letta_bridge.letta.answer import SEND_MESSAGE, content_text, sent_by_tool, tool_returns, turn_answer
 from letta_bridge.letta.failures import refusal_in_stream
 from letta_bridge.letta.port import ToolState, TurnAnswer, TurnListener
-from letta_bridge.letta.turn_events import TurnEvent
+from shared_utils.llm.server_sent_events import ServerSentEvent
 from shared_utils.text import read_json
 
 _DONE: Final = b"[DONE]"
@@ -70,7 +70,7 @@ class StreamedTurn:
         self.ended = False
         """Letta has said that nothing more comes."""
 
-    def hear(self, event: TurnEvent) -> None:
+    def hear(self, event: ServerSentEvent) -> None:
         """Take the next event. What is unknown is skipped."""
         name, data = event
         if data == _DONE:

@@ -25,8 +25,8 @@ from letta_bridge.letta.clean_connections import CleanRequest, CleanResponse, St
 from letta_bridge.letta.failures import refusal, transport_failure
 from letta_bridge.letta.port import TurnAnswer, TurnListener, TurnMessage
 from letta_bridge.letta.streamed_turn import StreamedTurn
-from letta_bridge.letta.turn_events import TooLong, TurnEvents
 from letta_bridge.letta.turn_search import TOOL_KWARG_LABEL
+from shared_utils.llm.server_sent_events import ServerSentEvents, TooLong
 from shared_utils.text import read_json
 
 # uvicorn closes a connection idle for 5 s; reusing one at that moment loses the request.
@@ -146,7 +146,7 @@ def _answer(response: CleanResponse, body: bytes, sent: tuple[str, ...]) -> Turn
 
 async def _hear(response: CleanResponse, turn: StreamedTurn) -> None:
     """Let the turn hear the whole stream. After its last event Letta still ends the run, and then the stream."""
-    events = TurnEvents()
+    events = ServerSentEvents()
     try:
         async with asyncio.timeout(None) as closing:
             async for chunk in response.content.iter_any():

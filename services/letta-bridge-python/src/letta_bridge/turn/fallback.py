@@ -29,7 +29,16 @@ from letta_bridge.settings import FallbackSettings, QueueSettings
 from letta_bridge.turn.answer_relay import AnswerRelay, under
 from letta_bridge.turn.channel_listener import ChannelListener, Subscription
 from shared_utils.contracts.limits import MAX_ANSWER_TTL
-from shared_utils.contracts.messages import HANDOVER_KEY, Handover, Reply, Task, TaskResponse, dump, json_object
+from shared_utils.contracts.messages import (
+    HANDOVER_KEY,
+    AnswerPart,
+    Handover,
+    Reply,
+    Task,
+    TaskResponse,
+    dump,
+    json_object,
+)
 from shared_utils.llm.model_text import text_for_user
 from shared_utils.observability import logs
 from shared_utils.redis.connection import RedisClient, close, retry_until_available
@@ -83,6 +92,7 @@ class Fallback(Protocol):
         seconds: float,
         cause: str | None = None,
         persona: str | None = None,
+        hear: Callable[[AnswerPart], object] | None = None,
     ) -> FallbackAnswer:
         """Hand the task over, unless that was done before, and wait for the answer.
 
@@ -93,6 +103,7 @@ class Fallback(Protocol):
             seconds: how long the user can still wait.
             cause: the failure, for the reply; one of a few words.
             persona: whose agent would have answered.
+            hear: is called with the parts of the answer that arrive before it; some may be missing.
 
         Raises:
             FallbackUnavailable: no answer came in time, and none is accepted any more.
@@ -120,6 +131,7 @@ class _Wait:
     number: str
     handed_id: str
     """The task id under which it was handed over."""
+    hear: Callable[[AnswerPart], object] | None = None
     hand_over: Callable[[], Awaitable[None]] = field(init=False)
     """Does nothing while Redis knows that the task was handed over."""
     reported: bool = False
@@ -178,11 +190,12 @@ class MemoryPython:
         seconds: float,
         cause: str | None = None,
         persona: str | None = None,
+        hear: Callable[[AnswerPart], object] | None = None,
     ) -> FallbackAnswer:
         """See :class:`Fallback`. memory-python has at most the configured time, however long the user can wait."""
         with _refusals():
             seconds = min(seconds, self._settings.timeout_seconds)
-            wait = _Wait(task, number, await self._handed_id(task, number))
+            wait = _Wait(task, number, await self._handed_id(task, number), hear)
             wait.hand_over = lambda: self._hand_over(wait, reason, seconds, cause, persona)
             return await self._answer(wait, seconds)
 
@@ -238,6 +251,7 @@ class MemoryPython:
             task_id=task.task_id,
             response_channel=self._queue.task_response + task.task_id,
             taken_ms=int(wait.number.rpartition("-")[2]),
+            parts_channel=self._queue.task_response + wait.handed_id if wait.hear is not None else None,
             time_limit_seconds=seconds * _ANSWERING_SHARE,
         )
         content = task.model_dump(exclude_none=True) | {"task_id": wait.handed_id}
@@ -259,6 +273,9 @@ class MemoryPython:
                     message = await subscription.messages.get()
             except TimeoutError:
                 await retry_until_available(wait.hand_over)  # if Redis has lost it meanwhile
+                continue
+            if wait.hear is not None and (part := _part(message)) is not None:
+                wait.hear(part)
                 continue
             text = None if subscription.ambiguous else _foreign_text(message, renamed=wait.renamed)
             if text is None:
@@ -305,6 +322,15 @@ def _refusals() -> Iterator[None]:
         yield
     except ResponseError as error:
         raise FallbackUnavailable(f"memory-python cannot be asked: {explain(error)}") from error
+
+
+def _part(message: bytes) -> AnswerPart | None:
+    if b'"part"' not in message:
+        return None
+    try:
+        return AnswerPart.model_validate(json_object(message))
+    except ValueError:
+        return None
 
 
 def _foreign_text(message: bytes, *, renamed: bool) -> str | None:

@@ -47,6 +47,7 @@ from letta_bridge.turn.reply_budget import ReplyBudget
 from letta_bridge.turn.router import Decision, route
 from letta_bridge.turn.streams.events import Past
 from letta_bridge.turn.streams.heard import heard_of
+from letta_bridge.turn.streams.parts_heard import PartsHeard
 from letta_bridge.turn.streams.writer import StreamWriter
 from letta_bridge.turn.uploads import Uploads
 from shared_utils.contracts.language import language_of
@@ -444,6 +445,7 @@ class MessageProcessor:
                 seconds=job.budget.left_for_memory(asyncio.get_running_loop().time()),
                 cause=cause,
                 persona=job.persona,
+                hear=PartsHeard(job.stream, reason).hear if job.stream is not None else None,
             )
         except FallbackUnavailable as unavailable:
             if is_exhaustion(unavailable):

@@ -15,6 +15,7 @@ from letta_bridge.letta import turn_otid
 from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest
 from letta_bridge.request_queue.port import TaskEvents
 from letta_bridge.testing.letta import Hold, ToolUse
+from shared_utils.contracts.messages import AnswerPart
 
 pytestmark = pytest.mark.virtual_time
 
@@ -152,6 +153,40 @@ async def test_the_fallback_begins_again(rig: Any) -> None:
     restart, sentence = events(rig)[2:4]
     assert (restart["attempt"], restart["source"], restart["reason"]) == (2, "memory-python", "fallback")
     assert sentence["attempt"] == 2
+    assert said(rig) == events(rig)[-1]["reply"]["response_text"] == "short: hi"
+
+
+async def test_the_fallback_speaks_while_its_model_writes(rig: Any) -> None:
+    rig.letta.down = True
+    text = "short: hi. And more."
+    rig.fallback.parts = [AnswerPart(part="short: hi. ", at=0), AnswerPart(part="And mo", at=11)]
+    push(rig, content="hi. And more.")
+    async with at_work(rig):
+        await until(lambda: kinds(rig).count("sentence") == 1)
+        assert kinds(rig) == ["started", "sentence"]
+        await until(lambda: kinds(rig)[-1:] == ["end"])
+    assert events(rig)[0]["source"] == "memory-python"
+    assert said(rig) == text
+    assert "restart" not in kinds(rig)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [AnswerPart(part="Something else. ", at=0)],
+        [AnswerPart(part="An instance that was killed. ", at=0), AnswerPart(part="short: ", at=0)],
+        [AnswerPart(part="short: ", at=0), AnswerPart(part="lost before. ", at=30)],
+        [AnswerPart(part="late. ", at=30)],
+    ],
+)
+async def test_whatever_arrives_of_its_answer_the_stream_is_that_of_the_reply(
+    rig: Any, parts: list[AnswerPart]
+) -> None:
+    rig.letta.down = True
+    rig.fallback.parts = parts
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: kinds(rig)[-1:] == ["end"])
     assert said(rig) == events(rig)[-1]["reply"]["response_text"] == "short: hi"
 
 

@@ -1,7 +1,7 @@
-"""Reads the events of a streamed turn (server-sent events) from bytes that are cut anywhere.
+"""Reads server-sent events, in which models and Letta stream, from bytes that are cut anywhere.
 
 The libraries for this format limit neither the length of an event nor that of the whole stream, so a model that never
-ends would fill the memory of the bridge.
+ends would fill the memory of the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 LONGEST_EVENT: Final = 8 * 2**20
 """Bytes of one event. The longest are tool returns and, where the model sends no tokens, whole answers."""
 LONGEST_STREAM: Final = 128 * 2**20
-"""Bytes of one turn. An event of one token has about 400 bytes."""
+"""Bytes of one answer. An event of one token has about 400 bytes."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -23,14 +23,14 @@ class TooLong(ValueError):
     """The stream, or one of its events, is longer than its limit."""
 
 
-class TurnEvent(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event: its name, empty for most, and its data without the line ends."""
 
     name: str
     data: bytes
 
 
-class TurnEvents:
+class ServerSentEvents:
     """The events of one stream.
 
     Args:
@@ -51,7 +51,7 @@ class TurnEvents:
         self._size = 0
         """Of the data so far."""
 
-    def read(self, chunk: bytes) -> Iterator[TurnEvent]:
+    def read(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that end in the next bytes. An event without an empty line behind it was cut off, and never comes.
 
         Raises:
@@ -75,12 +75,12 @@ class TurnEvents:
         if self._size + len(self._line) > self._longest_event:
             raise TooLong
 
-    def _ended(self, line: bytes) -> TurnEvent | None:
+    def _ended(self, line: bytes) -> ServerSentEvent | None:
         """The event that this line ends, if it does."""
         if self._first_line:
             line, self._first_line = line.removeprefix(_BYTE_ORDER_MARK), False
         if not line:
-            event = TurnEvent(self._name, b"\n".join(self._data)) if self._data else None
+            event = ServerSentEvent(self._name, b"\n".join(self._data)) if self._data else None
             self._name, self._data, self._size = "", [], 0
             return event
         name, _, value = line.partition(b":")  # a comment begins with the colon, and has no name

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_bridge.letta.turn_events import TooLong, TurnEvent, TurnEvents
+from shared_utils.llm.server_sent_events import ServerSentEvent, ServerSentEvents, TooLong
 
 BODY = """\ufeff: a comment
 data: {"a":
@@ -25,15 +25,15 @@ data: [DONE]
 
 data: cut off"""
 EVENTS = [
-    TurnEvent("", '{"a":\n "小明"}'.encode()),
-    TurnEvent("error", b"no space"),
-    TurnEvent("", b""),
-    TurnEvent("", b"[DONE]"),
+    ServerSentEvent("", '{"a":\n "小明"}'.encode()),
+    ServerSentEvent("error", b"no space"),
+    ServerSentEvent("", b""),
+    ServerSentEvent("", b"[DONE]"),
 ]
 
 
-def read(chunks: list[bytes], **limits: int) -> list[TurnEvent]:
-    events = TurnEvents(**limits)
+def read(chunks: list[bytes], **limits: int) -> list[ServerSentEvent]:
+    events = ServerSentEvents(**limits)
     return [event for chunk in chunks for event in events.read(chunk)]
 
 
@@ -48,7 +48,7 @@ def test_events_are_the_same_wherever_the_bytes_are_cut(line_end: str, cuts: lis
 
 
 def test_a_line_feed_after_a_carriage_return_ends_no_second_line() -> None:
-    assert read([b"data: one\r", b"", b"\ndata: two\r", b"\n\r", b"\n"]) == [TurnEvent("", b"one\ntwo")]
+    assert read([b"data: one\r", b"", b"\ndata: two\r", b"\n\r", b"\n"]) == [ServerSentEvent("", b"one\ntwo")]
 
 
 @pytest.mark.parametrize("chunk", [b"data: " + b"x" * 7, b"data: x\n" * 3, b"no end of a line" * 2, b":" * 25])
