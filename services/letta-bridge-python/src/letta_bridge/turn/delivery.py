@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from letta_bridge import fail_points
 from letta_bridge.agents.agent_spec import persona_tag
@@ -185,11 +185,22 @@ class Delivery:
             LettaError: Letta does not answer this turn.
             BreakerOpen: the circuit breakers of all servers are open.
             ReplyDeadlineExceeded: that part is used up.
+            InterruptedByUser: the user broke it off, whatever Letta said then.
             NotSent: the turn's content is gone, and Letta does not have the turn.
             LeaseLost: another bridge has the turn.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
+        try:
+            return await self._in_time()
+        except (LettaError, BreakerOpen, ReplyDeadlineExceeded) as error:
+            if self._is_broken_off:
+                raise InterruptedByUser from error  # nobody waits for another answer
+            raise
+        finally:
+            self._context.recorder.delivered(clock() - began)
+
+    async def _in_time(self) -> Delivered:
         try:
             sent = await self._sent_at_once()
             if isinstance(sent, Delivered):
@@ -200,8 +211,6 @@ class Delivery:
             raise ReplyDeadlineExceeded(
                 f"Letta gave no answer within {self._turn.budget.letta_seconds:g} s ({_WHOSE_TIME})"
             ) from None
-        finally:
-            self._context.recorder.delivered(clock() - began)
 
     async def _sent_at_once(self) -> Delivered | LettaUnavailable | OutcomeUnknown | None:
         """Send the turn if only the send can take time: that has a time limit of its own, and needs no other timer.
@@ -240,7 +249,7 @@ class Delivery:
         counted: Exception | None = failure
         # tenacity is used only after a first failure, which counts as its first attempt.
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(_RETRYABLE_ERRORS),
+            retry=retry_if_exception(lambda error: isinstance(error, _RETRYABLE_ERRORS) and not self._is_broken_off),
             stop=stop_after_attempt(self._context.letta.retry_attempts + 1),
             wait=_wait(),
             before_sleep=self._note_retry,
@@ -387,6 +396,8 @@ class Delivery:
         )
 
     async def _send(self, letta: LettaPort, agent_id: str, content: str, pending: Sequence[KeptTurn]) -> Delivered:
+        if self._is_broken_off:
+            raise InterruptedByUser
         messages = [TurnMessage("user", content, turn_otid(agent_id, self._turn.key))]
         if pending:
             missed = [kept.turn for kept in pending]
@@ -420,7 +431,7 @@ class Delivery:
         if pending:
             self.resolved |= fingerprints(pending)
         fail_points.reach("answered")
-        if self._turn.interruption.request is not None:
+        if self._is_broken_off:
             raise InterruptedByUser  # the answer is stored, and nobody heard its end
         return self._delivered(answer, agent_id)
 
@@ -437,7 +448,7 @@ class Delivery:
             try:
                 answer = await letta.send(agent_id, messages, timeout=timeout, listener=stream)
             except TurnCancelled:
-                if self._turn.interruption.request is None:
+                if not self._is_broken_off:
                     raise
                 # Its first steps may be stored, and all of it if only the end was left to send: the next turn looks.
                 self.ended = True
@@ -453,6 +464,10 @@ class Delivery:
             f"the agent stored the message and said nothing to the user (stop reason {reason})",
             cause=_CAUSE_OF_STOP_REASON.get(reason, EmptyAnswer.code),
         )
+
+    @property
+    def _is_broken_off(self) -> bool:
+        return self._turn.interruption.request is not None
 
     def _looked(self) -> None:
         if self._server is not None:

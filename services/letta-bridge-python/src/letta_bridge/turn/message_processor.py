@@ -435,6 +435,8 @@ class MessageProcessor:
         self, job: Job, lease: Lease, reason: str, delivery: Delivery | None, error: ServiceError | None = None
     ) -> Settlement:
         """memory-python's answer, or an error reply. ``delivery`` is what the catch-up needs, if anything."""
+        if job.turn.interruption.request is not None:
+            raise InterruptedByUser
         lease.begin()
         cause = failure_label(error) if isinstance(error, LettaError) else None
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from letta_bridge.errors import LettaRejected, OutcomeUnknown
+from letta_bridge.errors import LettaError, LettaRejected, OutcomeUnknown
 from letta_bridge.letta import turn_otid
 from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest
 from letta_bridge.request_queue.port import TaskEvents
@@ -312,6 +312,29 @@ async def test_an_interrupt_cancels_the_run_and_the_agent_learns_what_was_heard(
     assert [one.content for one in rig.letta.sent[-1][1]] == ["go on"]
 
 
+@pytest.mark.parametrize(
+    "error", [LettaRejected("no tools", cause="bad_request"), OutcomeUnknown("lost", cause="connection_lost")]
+)
+async def test_a_turn_that_fails_after_its_interrupt_is_neither_sent_again_nor_answered(
+    rig: Any, error: LettaError
+) -> None:
+    pause = Hold()
+    rig.letta.stream_next("One is here. ", "T", pause, "wo is here.")
+    rig.letta.fail_next(error, stored="message")
+    push(rig)
+    async with at_work(rig) as intake:
+        await until(lambda: "sentence" in kinds(rig))
+        request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1", heard=Heard(seq=1))
+        rig.letta.cancel = unheard
+        intake.interrupt((await rig.queue("other").interrupt(request)).receipt, request)
+        pause.release()
+        await until(rig.replies)
+        assert kinds(rig) == ["started", "sentence", "interrupted", "end"]
+        assert len(rig.letta.sent) == 1
+    assert [reply["status"] for reply in rig.replies()] == ["interrupted"]
+    assert rig.shelf.counters["settled:interrupted"] == 1
+
+
 async def test_an_interrupt_before_the_turn_sends_nothing(rig: Any) -> None:
     request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1")
     await rig.queue().interrupt(request)
@@ -354,6 +377,10 @@ async def test_an_interrupt_that_comes_with_the_answer_is_told_to_the_agent(rig:
     _, messages = rig.letta.sent[-1]
     assert [one.role for one in messages] == ["system", "assistant", "user"]
     assert messages[1].content == "One is here."
+
+
+async def unheard(agent_id: str, run_ids: Sequence[str]) -> None:
+    """A cancel that Letta does not get, because it dies."""
 
 
 class Deaf:
