@@ -243,14 +243,32 @@ async def test_an_interrupt_of_a_task_that_is_over_returns_its_reply(rig: InMemo
     assert late.outcome is InterruptOutcome.OVER
     assert late.kept_reply is not None
     assert json.loads(late.kept_reply)["idempotency_key"] == "1-2"
+
+
+async def test_what_was_heard_of_a_task_that_is_over_is_noted_once_whoever_is_killed_before(
+    rig: InMemoryRig | RedisRig,
+) -> None:
+    killed, queue = rig.bridge("a"), rig.bridge("b")
+    turn = await take(rig, killed)
+    await killed.settle_and_fetch([end(turn)], 0)
+    assert (await killed.interrupt(INTERRUPT)).outcome is InterruptOutcome.OVER
+    again = await queue.interrupt(INTERRUPT)
+    assert (again.outcome, again.kept_reply is not None) == (InterruptOutcome.OVER, True)
+    for bridge in (queue, killed):
+        await bridge.correct(USER, "t1", b'{"task_id":"1"}')
+    assert await queue.missed(USER) == [b'{"task_id":"1"}']
+    assert (await queue.status()).counters["missed_pending"] == 1
     assert (await queue.interrupt(INTERRUPT)).outcome is InterruptOutcome.REPEATED
 
 
-async def test_a_missed_turn_can_be_added_without_a_settlement(rig: InMemoryRig | RedisRig) -> None:
+async def test_an_interrupt_that_tells_nothing_is_done_as_well(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
-    await queue.add_missed(USER, b'{"task_id":"1"}')
-    assert await queue.missed(USER) == [b'{"task_id":"1"}']
-    assert (await queue.status()).counters["missed_pending"] == 1
+    turn = await take(rig, queue)
+    await queue.settle_and_fetch([end(turn)], 0)
+    await queue.interrupt(INTERRUPT)
+    await queue.correct(USER, "t1", b"")
+    assert await queue.missed(USER) == []
+    assert (await queue.interrupt(INTERRUPT)).outcome is InterruptOutcome.REPEATED
 
 
 async def test_an_event_may_be_published_without_being_kept(rig: InMemoryRig | RedisRig) -> None:

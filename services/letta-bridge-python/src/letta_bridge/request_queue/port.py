@@ -361,8 +361,12 @@ class RequestQueue(Protocol):
         """The events in a task's stream, oldest first. Waits while they cannot be read."""
         ...
 
-    async def add_missed(self, user_id: str, record: bytes) -> None:
-        """Add a missed turn that no settlement adds; not idempotent."""
+    async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
+        """Add what was heard of a task that an interrupt found over to the missed turns; a second call adds nothing.
+
+        Until this was called, further interrupts of the task find it over, too. ``record`` is empty where there is
+        nothing to be told.
+        """
         ...
 
     async def interrupt(self, request: InterruptRequest) -> Interrupted:

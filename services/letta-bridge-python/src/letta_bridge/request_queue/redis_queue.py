@@ -65,7 +65,7 @@ _RECENT: Final = read("recent")
 _CAPACITY: Final = read("capacity")
 _APPEND: Final = read("append")
 _INTERRUPT: Final = read("interrupt")
-_ADD_MISSED: Final = read("add_missed")
+_CORRECT: Final = read("correct")
 
 _SETTLED_NOW, _FORGOTTEN, _EVENTS_LOST = 1, 3, 5
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
@@ -266,10 +266,11 @@ class RedisQueue:
             return []
         return [fields[b"event"] for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)]
 
-    async def add_missed(self, user_id: str, record: bytes) -> None:
+    async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
         """See :class:`RequestQueue`."""
         settings = self._settings
-        await self._scripts.run(_ADD_MISSED, settings.max_missed_per_user, settings.missed_bytes, user_id, record)
+        bounds = settings.max_missed_per_user, settings.missed_bytes
+        await self._scripts.run(_CORRECT, *bounds, user_id, task_id, record)
 
     async def interrupt(self, request: InterruptRequest) -> Interrupted:
         """See :class:`RequestQueue`."""

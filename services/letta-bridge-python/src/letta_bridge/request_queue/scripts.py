@@ -16,7 +16,7 @@ _BEFORE: Final = {
     "dispatch": ("task_ids", "interrupts"),
     "restore": ("task_ids",),
     "settle": ("missed", "interrupts", "task_streams"),
-    "add_missed": ("missed",),
+    "correct": ("missed", "interrupts"),
     "append": ("interrupts", "task_streams"),
     "interrupt": ("task_ids", "interrupts", "task_streams"),
 }

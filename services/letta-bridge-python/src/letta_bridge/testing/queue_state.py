@@ -91,6 +91,8 @@ class InterruptEntry:
     number: str | None
     """Of the task that it breaks off; None before that is handed out, and of a task that had ended."""
     over: bool = False
+    late: bool = False
+    """The task had ended, and what was heard of it is not noted yet."""
 
 
 @dataclass(slots=True)

@@ -135,9 +135,15 @@ class InMemoryQueue:
         """See :class:`RequestQueue`."""
         return [entry.event for entry in self.shelf.streams.get((user_id, task_id), [])]
 
-    async def add_missed(self, user_id: str, record: bytes) -> None:
+    async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
         """See :class:`RequestQueue`."""
-        self._change_missed(Settlement("", Outcome.LETTA, user_id=user_id, missed=(record,)))
+        found = self.shelf.interrupts.get((user_id, task_id))
+        if found is not None and found.over and not found.late:
+            return
+        if found is not None:
+            self.shelf.interrupts[user_id, task_id] = replace(found, over=True, late=False)
+        if record:
+            self._change_missed(Settlement("", Outcome.LETTA, user_id=user_id, missed=(record,)))
 
     async def interrupt(self, request: InterruptRequest) -> Interrupted:
         """See :class:`RequestQueue`."""
@@ -153,14 +159,16 @@ class InMemoryQueue:
         if not request.task_id and not running:
             return Interrupted(InterruptOutcome.NOTHING)
         task_id = request.task_id or running
-        if (user, task_id) in shelf.interrupts:
+        kept, before = shelf.kept.get((user, task_id)), shelf.interrupts.get((user, task_id))
+        if before is not None:
+            if before.late and kept is not None:
+                return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
             return Interrupted(InterruptOutcome.REPEATED, task_id)
-        kept = shelf.kept.get((user, task_id))
         if running == task_id:
             shelf.interrupts[user, task_id] = InterruptEntry(request, number)
             self._publish_interrupted(request, task_id)
             return Interrupted(InterruptOutcome.INTERRUPTED, task_id, one)
-        shelf.interrupts[user, task_id] = InterruptEntry(request, None, over=kept is not None)
+        shelf.interrupts[user, task_id] = InterruptEntry(request, None, over=kept is not None, late=kept is not None)
         if kept is not None:
             return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
         return Interrupted(InterruptOutcome.WAITING, task_id)

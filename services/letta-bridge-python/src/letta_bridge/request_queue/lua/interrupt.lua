@@ -7,7 +7,8 @@
 --      12 1: only a turn whose reply is being published in parts
 -- Returns {outcome, task id, receipt, kept reply}; the outcomes are
 --      interrupted  the turn is in flight           waiting  no turn of this task is in flight, nor was it answered
---      repeated     the task was interrupted before over     the task has ended (the kept reply is returned)
+--      repeated     the task was interrupted before over     the task has ended (the kept reply is returned), and
+--                                                            correct.lua has not noted yet what was heard
 --      nothing      no turn of the user is in flight         full     too many interrupts are kept
 
 local user, wanted, request, heard, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -76,7 +77,11 @@ if wanted == '' and not receipt then
 end
 local task_id = wanted ~= '' and wanted or running
 local task = per_task(user, task_id)
-if interrupt_of(task) then
+local kept = redis.call('GET', REPLY .. task)
+local of = interrupt_of(task)
+if of == 'late' and kept then
+    return { 'over', task_id, '', kept }
+elseif of then
     return { 'repeated', task_id, '', '' }
 end
 if not has_room() then
@@ -88,9 +93,8 @@ if receipt and running == task_id then
     redis.call('PUBLISH', told, receipt .. '\n' .. request)
     return { 'interrupted', task_id, receipt, '' }
 end
-local kept = redis.call('GET', REPLY .. task)
 if kept then
-    note(task, 'over')
+    note(task, 'late')
     return { 'over', task_id, '', kept }
 end
 note(task, '-')

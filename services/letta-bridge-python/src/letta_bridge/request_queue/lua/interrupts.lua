@@ -2,8 +2,8 @@
 --
 -- A field of `interrupts` is "<user>:<task_id>", its value "<until_ms> <of>\n<request>":
 --   until_ms  when the interrupt is forgotten
---   of        the number of the task it breaks off; "-" while no task of that id was handed out; "over" where the task
---             had ended before, so that the interrupt only says what the user heard
+--   of        the number of the task it breaks off; "-" while no task of that id was handed out; "late" where the task
+--             had ended before, so that the interrupt only says what the user heard, and "over" once that is noted
 --   request   JSON, as letta_control carried it
 
 local any_interrupts = redis.call('EXISTS', INTERRUPTS) == 1

@@ -18,7 +18,7 @@ class Corrections(Protocol):
         """See :class:`RequestQueue`."""
         ...
 
-    async def add_missed(self, user_id: str, record: bytes) -> None:
+    async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
         """See :class:`RequestQueue`."""
         ...
 
@@ -33,15 +33,19 @@ class HeardLate:
         self._queue = queue
 
     async def __call__(self, request: InterruptRequest, result: Interrupted) -> None:
-        """Note what was heard of a kept reply, if it was less than all of it."""
+        """Note what was heard of a kept reply, if it was less than all of it. After an error it may be repeated."""
+        await self._queue.correct(request.user_id, result.task_id, await self._record(request, result))
+
+    async def _record(self, request: InterruptRequest, result: Interrupted) -> bytes:
+        """The missed turn; empty where the agent need not be told."""
         reply = json_object(result.kept_reply or b"")
         text, agent_id = reply.get("response_text"), reply.get("agent_id")
         if reply.get("status") != "ok" or not isinstance(text, str) or not isinstance(agent_id, str):
-            return
+            return b""
         past = Past.of(await self._queue.events(request.user_id, result.task_id))
         heard = heard_of(request.heard, past.sentences or [(0, text)])
         if heard is None or heard == text.rstrip():
-            return
+            return b""
         record = MissedTurn(
             task_id=str(reply.get("idempotency_key") or result.task_id),
             content="",
@@ -52,4 +56,4 @@ class HeardLate:
             taken_at=float(reply["taken_at"]) if isinstance(reply.get("taken_at"), int | float) else None,
             cut_short=CutShort.HEARD,
         )
-        await self._queue.add_missed(request.user_id, dump(record))
+        return dump(record)
