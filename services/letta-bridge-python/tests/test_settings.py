@@ -211,3 +211,19 @@ def test_secrets_are_not_printed(tmp_path: Path) -> None:
     )
     assert "hunter2" not in f"{settings!r} {settings.model_dump_json()}"
     assert settings.letta.api_key.get_secret_value() == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("requests", "control"),
+    [("letta_requests", "letta_control"), ("acme_requests", "{acme_requests}:control"), ("acme", "{acme}:control")],
+)
+def test_each_request_list_has_a_control_list_of_its_own(tmp_path: Path, requests: str, control: str) -> None:
+    assert settings_of({"queue": {"requests": requests}}, tmp_path).queue.control_list == control
+    named = settings_of({"queue": {"requests": requests}}, tmp_path, LETTA_CONTROL="stops")
+    assert named.queue.control_list == "stops"
+
+
+@pytest.mark.parametrize("name", ["letta_requests", "user_input_queue"])
+def test_interrupts_and_tasks_may_not_share_a_list(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="name another list"):
+        settings_of({"queue": {"control": name}}, tmp_path)

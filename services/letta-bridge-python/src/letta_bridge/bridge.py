@@ -160,7 +160,7 @@ class Bridge:
         self._control = Control(
             connect(settings.redis, name=f"{self.name}-control", timeout=10),
             connect(settings.redis, name=f"{self.name}-interrupts"),
-            key=queue.control,
+            key=queue.control_list,
             channel=self.queue.keys.interrupts,
             interrupt=self.queue.interrupt,
             break_off=self.intake.interrupt,

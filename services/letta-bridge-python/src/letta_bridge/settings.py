@@ -63,10 +63,11 @@ class QueueSettings(TaskLimits):
         900.0, doc="seconds the events of a task are kept after the last one", ge=1, le=MAX_REPLY_TTL
     )
     stream_maxlen: int = setting(10_000, doc="events of one task that are kept, about", ge=100)
-    control: str = setting(
-        "letta_control",
+    control: str | None = setting(
+        None,
         "LETTA_CONTROL",
-        doc="list from which bridges take interrupts",
+        doc="list from which bridges take interrupts, another one for each request list; empty: letta_control beside "
+        "the request list letta_requests, {NAME}:control beside one called NAME",
         pattern=r"^[^{}\s]+$",
         max_length=MAX_QUEUE_NAME_LENGTH,
     )
@@ -91,6 +92,24 @@ class QueueSettings(TaskLimits):
     shutdown_grace_seconds: float = setting(
         20.0, "SHUTDOWN_GRACE_SECONDS", doc="seconds running turns have to end on SIGTERM", reload=True, ge=0
     )
+
+    @model_validator(mode="after")
+    def _interrupts_have_a_list_of_their_own(self) -> Self:
+        if self.control == self.requests:
+            raise ValueError(
+                f"control {self.control} is the request list, whose tasks would be dropped as unreadable interrupts; "
+                "name another list"
+            )
+        return self
+
+    @property
+    def control_list(self) -> str:
+        """The list from which bridges take interrupts.
+
+        Its default carries the request list's name, because two queues on one Redis would take each other's interrupts
+        from a common list; the default request list has a plain one.
+        """
+        return self.control or ("letta_control" if self.requests == "letta_requests" else f"{{{self.requests}}}:control")
 
 
 class BreakerSettings(Section):
@@ -416,6 +435,15 @@ class BridgeSettings(BaseModel):
     def _use_tenant_schema(self) -> Self:
         # Applied once here: a caller that forgot it would read another tenant's schema.
         object.__setattr__(self, "database", self.database.of_tenant(self.tenant.name))
+        return self
+
+    @model_validator(mode="after")
+    def _interrupts_are_not_handed_over(self) -> Self:
+        if self.queue.control == self.fallback.queue:
+            raise ValueError(
+                f"queue.control {self.queue.control} is fallback.queue, from which memory-python takes tasks; name "
+                "another list"
+            )
         return self
 
     @property

@@ -32,6 +32,7 @@ LAYOUT: Final = Layout(
             "letta",
             "agents",
             "fallback",
+            "streaming",
             "limits",
             "sessions",
             "database",
