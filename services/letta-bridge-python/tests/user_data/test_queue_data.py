@@ -61,7 +61,19 @@ async def fill(client: Any, queue: RedisQueue) -> None:
         await client.set(f"{{letta_requests}}:fallback:{number}-1", answer)
         await client.lpush("letta_requests", payload(user, 3), payload(user, 4))
         await client.set(f"{{letta_requests}}:rate:{user}", "1")
+        await leave_streams(client, user)
         await client.hset("{letta_requests}:tokens:20000", user, 5)
+
+
+async def leave_streams(client: Any, user: str) -> None:
+    """Two task streams, an interrupt that a bridge has noted, and two that wait, one of which cannot be read."""
+    escaped = user.replace("%", "%25").replace(":", "%3A")
+    event = {"v": 1, "seq": 0, "task_id": "t", "user_id": user, "attempt": 1, "type": "started", "source": "letta"}
+    for task_id in ("0", "1"):
+        await client.xadd(f"{{letta_requests}}:stream:{escaped}:{task_id}", {"event": json.dumps(event), "by": "1-1 1"})
+    request = json.dumps({"type": "interrupt", "user_id": user, "task_id": "t"})
+    await client.hset("{letta_requests}:interrupts", f"{escaped}:t", f"9999999999999 -\n{request}")
+    await client.lpush("letta_control", request, json.dumps({"type": "stop", "user_id": user}))
 
 
 @pytest.fixture
@@ -78,6 +90,8 @@ EXPECTED = {
     "waiting_tasks": 2,
     "missed_turns": 1,
     "kept_replies": 3,
+    "task_streams": 2,
+    "interrupts": 3,
     "fallback_answers": 1,
     "streamed_replies": 3,
     "dead_letters": 1,

@@ -59,6 +59,9 @@ def test_a_number_is_the_same_user_as_its_text() -> None:
 PLACES = {
     f"{Q}missed:ada": "list",
     f"{Q}reply:ada:t1": "string",
+    f"{Q}stream:ada:t1": "stream",
+    f"{Q}interrupts": "interrupt",
+    "letta_control": "list",
     f"{Q}rate:ada": "string",
     f"{Q}creating:ada:default": "string",
     f"{Q}lane:ada~again:0017-1": "list",
@@ -82,7 +85,7 @@ PLACES = {
     "memory:a_new_kind": "string",
 }
 
-ESCAPED = (f"{Q}reply:", f"{Q}creating:")
+ESCAPED = (f"{Q}reply:", f"{Q}stream:", f"{Q}creating:")
 
 
 async def put(client: Any, key: str, kind: str, user: str) -> None:
@@ -94,6 +97,8 @@ async def put(client: Any, key: str, kind: str, user: str) -> None:
             await client.set(key, record)
         case "hash":
             await client.hset(key, f"field of {user}", record)
+        case "interrupt":
+            await client.hset(key, f"{user}:t1", f"1796 -\n{record}")
         case "turn":
             await client.hset(key, f"1-{user}", f"bridge+\n{user_lane(user)}\n1 1 1\n{{}}")
         case "lane":
@@ -181,6 +186,8 @@ ELSEWHERE = {
     "fallback_prefix": "25",
     "handed_prefix": "1",
     "creating_prefix": "26",
+    "stream_prefix": None,
+    "interrupts": {"bob:37": '1798 38-1799\n{"type":"interrupt","user_id":"bob","task_id":"39","heard":{"seq":40}}'},
     "rate_prefix": "27",
     "tokens_prefix": {"": "28", "bob": "29"},
 }

@@ -40,6 +40,8 @@ OF_KEYS = {
     "creating_prefix": "waited for by UserLane.quiet; expires within a minute",
     "replies": QUEUE,
     "reply_prefix": QUEUE,
+    "stream_prefix": QUEUE,
+    "interrupts": QUEUE,
     "dead": QUEUE,
     "missed_prefix": QUEUE,
     "journal": QUEUE,

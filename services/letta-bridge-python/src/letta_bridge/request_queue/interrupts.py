@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared_utils.contracts.limits import MAX_ID_LENGTH
 from shared_utils.contracts.message_fields import identifier
+from shared_utils.contracts.messages import json_object
 from shared_utils.errors import MalformedMessage
 from shared_utils.text import is_clean, load_json
 
@@ -79,6 +80,14 @@ class InterruptRequest(BaseModel):
             raise MalformedMessage(f"the control message cannot be read: {_problem(error)}") from None
         except (ValueError, RecursionError) as error:
             raise MalformedMessage(f"the control message cannot be read: {error}") from None
+
+
+def names_user(message: bytes, user_id: str) -> bool:
+    """Whether a message on ``letta_control`` is about this user, also one that cannot be read otherwise."""
+    try:
+        return identifier(json_object(message).get("user_id")) == user_id
+    except ValueError:
+        return False
 
 
 class InterruptOutcome(StrEnum):

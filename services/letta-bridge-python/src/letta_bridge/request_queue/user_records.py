@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
 from letta_bridge.request_queue.journal_backlog import JournalEntry, RedisJournalBacklog
+from letta_bridge.request_queue.interrupts import names_user
 from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, Outcome, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream
@@ -17,7 +18,7 @@ from letta_bridge.settings import QueueSettings
 from shared_utils.contracts.messages import json_object
 from shared_utils.contracts.ownership import Ownership, ownership
 from shared_utils.redis.connection import RedisClient
-from shared_utils.redis.pages import glob_escaped, list_items
+from shared_utils.redis.pages import glob_escaped, key_items, list_items
 
 _ERASE_USER_SCRIPT: Final = read("erase_user")
 _FORGET_MISSED: Final = read("erase_missed")
@@ -36,6 +37,8 @@ class UserKeys:
 
     kept_replies: list[bytes] = field(default_factory=list)
     """Each holds one of theirs."""
+    task_streams: list[bytes] = field(default_factory=list)
+    """Each holds the events of a task of theirs."""
     fallback_answers: list[bytes] = field(default_factory=list)
     """Each holds an answer of theirs that was not fetched."""
     token_counts: list[bytes] = field(default_factory=list)
@@ -47,6 +50,7 @@ class UserRecords:
 
     def __init__(self, client: RedisClient, settings: QueueSettings, user_id: str) -> None:
         self._client = client
+        self._settings = settings
         self._admin = QueueAdmin(client, settings)
         self._keys = Keys(settings.requests)
         self._scripts = ScriptRunner(client, self._keys.script_keys)
@@ -117,13 +121,15 @@ class UserRecords:
     async def find_keys(self) -> UserKeys:
         """Look through all keys of the queue, once."""
         keys, found = self._keys, UserKeys()
-        kept = (keys.reply_prefix + per_task(self._user_id, "")).encode()
+        kept, streams = keys.reply(self._user_id, "").encode(), keys.stream(self._user_id, "").encode()
         answers: list[bytes] = []
         async for key in self._client.scan_iter(
             match=glob_escaped(f"{{{keys.requests}}}:") + "*", count=_KEYS_PER_SCAN * 2
         ):
             if key.startswith(kept):
                 found.kept_replies.append(key)
+            elif key.startswith(streams):
+                found.task_streams.append(key)
             elif key.startswith(keys.fallback_prefix.encode()):
                 answers.append(key)
             elif key.startswith(keys.tokens_prefix.encode()) and await self._client.hexists(key, self._user_id):
@@ -137,6 +143,34 @@ class UserRecords:
     async def values(self, keys: list[bytes]) -> list[bytes]:
         """The values of these keys; deleted keys are left out."""
         return [value for key in keys if isinstance(value := await self._client.get(key), bytes)]
+
+    async def events(self, keys: list[bytes]) -> list[bytes]:
+        """The events in these task streams."""
+        values = [value for key in keys async for value in key_items(self._client, key, b"stream")]
+        return [value for value in values if value.startswith(b"{")]  # the other one names the hand-out
+
+    async def interrupts(self) -> list[bytes]:
+        """The user's interrupts: those that wait to be taken, then those that are noted, JSON."""
+        noted = [value.partition(b"\n")[2] async for _, value in self._noted_interrupts()]
+        return [*await self._waiting_interrupts(), *noted]
+
+    async def drop_interrupts(self) -> int:
+        """Remove these; returns how many."""
+        gone = 0
+        for message in set(await self._waiting_interrupts()):
+            gone += await self._client.lrem(self._settings.control_list, 0, cast("str", message))
+        fields = [name async for name, _ in self._noted_interrupts()]
+        return gone + sum([await self._client.hdel(self._keys.interrupts, cast("str", name)) for name in fields])
+
+    async def _waiting_interrupts(self) -> list[bytes]:
+        messages = list_items(self._client, self._settings.control_list)
+        return [message async for message in messages if names_user(message, self._user_id)]
+
+    async def _noted_interrupts(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        mine = glob_escaped(per_task(self._user_id, "")) + "*"
+        found = self._client.hscan_iter(self._keys.interrupts, match=mine, count=_KEYS_PER_SCAN)
+        async for name, value in cast("AsyncIterator[tuple[bytes, bytes]]", found):
+            yield name, value
 
     async def drop_keys(self, keys: list[bytes]) -> int:
         """Delete these keys; returns how many existed."""

@@ -1,4 +1,4 @@
-"""The queue's keys: waiting tasks, missed turns, replies, dead letters, unfetched answers, meters."""
+"""The queue's keys: waiting tasks, missed turns, replies, streams, interrupts, dead letters, answers, meters."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class QueueUserData:
             "waiting_tasks": len([payload async for payload in traces.waiting()]),
             "missed_turns": len(await traces.missed()),
             "kept_replies": len(keys.kept_replies),
+            "task_streams": len(keys.task_streams),
+            "interrupts": len(await traces.interrupts()),
             "fallback_answers": len(keys.fallback_answers),
             "streamed_replies": len([number async for number, _ in traces.streamed_replies()]),
             "dead_letters": len([letter async for letter in traces.dead()]),
@@ -50,6 +52,8 @@ class QueueUserData:
             "waiting_tasks": [payload async for payload in traces.waiting()],
             "missed_turns": await traces.missed(),
             "kept_replies": await traces.values(keys.kept_replies),
+            "task_streams": await traces.events(keys.task_streams),
+            "interrupts": await traces.interrupts(),
             "fallback_answers": await traces.values(keys.fallback_answers),
             "streamed_replies": [reply async for _, reply in traces.streamed_replies()],
             "dead_letters": [await traces.payload(letter) async for letter in traces.dead()],
@@ -75,6 +79,8 @@ class QueueUserData:
         return {
             "missed_turns": await traces.drop_missed(),
             "kept_replies": await traces.drop_keys(keys.kept_replies),
+            "task_streams": await traces.drop_keys(keys.task_streams),
+            "interrupts": await traces.drop_interrupts(),
             "fallback_answers": await traces.drop_keys(keys.fallback_answers),
             "streamed_replies": await traces.drop_streamed(),
             "dead_letters": await traces.drop_dead(),

@@ -36,7 +36,7 @@ class RedisSearch:
     def __init__(self, client: RedisClient, settings: BridgeSettings) -> None:
         self._client = client
         self._keys = Keys(settings.queue.requests)
-        self._input = settings.fallback.queue
+        self._lists = (settings.fallback.queue, settings.queue.control_list)
 
     async def find(self, user_id: str) -> list[str]:
         """The keys that name this user, or hold something that does.
@@ -56,7 +56,7 @@ class RedisSearch:
         return sorted(found)
 
     async def _pages(self, user_id: str) -> AsyncIterator[list[bytes]]:
-        yield [self._input.encode()]
+        yield [name.encode() for name in self._lists if not name.startswith(f"{{{self._keys.requests}}}:")]
         left_out = {name.encode() for name in self._left_out(user_id)}
         for begin in (f"{{{self._keys.requests}}}:", "memory:"):
             page: list[bytes] = []
@@ -112,15 +112,16 @@ class RedisSearch:
             *(keys.missed(user_id), keys.rate_prefix + user_id),
             *(messages, seen(messages), seen_before(messages), summary_pause(messages)),
         )
-        per_task = (keys.reply(user_id, "").encode(), keys.creating(user_id, "").encode())
-        return key in {name.encode() for name in names} or key.startswith(per_task)
+        per_task = (keys.reply(user_id, ""), keys.stream(user_id, ""), keys.creating(user_id, ""))
+        return key in {name.encode() for name in names} or key.startswith(tuple(name.encode() for name in per_task))
 
     def _is_another_users(self, key: bytes, user_id: str) -> bool:
         keys = self._keys
         if key.startswith((keys.lane(user_id) + RESTORED_LANE).encode()):
             return False  # one of this user's lanes, or a user's whose id looks like one
         per_user = (
-            *(keys.lane_prefix, keys.missed_prefix, keys.rate_prefix, keys.reply_prefix, keys.creating_prefix),
+            *(keys.lane_prefix, keys.missed_prefix, keys.rate_prefix, keys.reply_prefix, keys.stream_prefix),
+            keys.creating_prefix,
             *("memory:user_sessions:", "memory:seen:", "memory:summary_pause:"),
         )
         return key.startswith(tuple(prefix.encode() for prefix in per_user))
