@@ -109,7 +109,9 @@ class QueueSettings(TaskLimits):
         Its default carries the request list's name, because two queues on one Redis would take each other's interrupts
         from a common list; the default request list has a plain one.
         """
-        return self.control or ("letta_control" if self.requests == "letta_requests" else f"{{{self.requests}}}:control")
+        if self.control is not None:
+            return self.control
+        return "letta_control" if self.requests == "letta_requests" else f"{{{self.requests}}}:control"
 
 
 class BreakerSettings(Section):

@@ -36,7 +36,7 @@ async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(clie
     assert turn.lane == "ada"
     await client.lpush("letta_requests", task("4"))
     channels = client.pubsub()
-    await channels.subscribe("task_response:2")
+    await channels.subscribe("task_response:2", "task_stream:2")
     assert await drop_waiting(client, SETTINGS, "ada") == 2
     status = await queue.status()
     assert (status.depth, status.waiting, status.in_flight) == (0, 1, 1)
@@ -47,8 +47,12 @@ async def test_waiting_tasks_end_with_a_kept_error_reply_and_others_wait_on(clie
     assert not replies[0].is_of(parse_task(task("2", content="other"), SETTINGS.limits))
     assert replies[0].content["content_digest"] == content_digest(parse_task(task("2"), SETTINGS.limits))
     assert await client.xlen(queue.keys.replies) == 2
-    published = [await channels.get_message(timeout=10) for _ in range(2)][-1]
-    assert json.loads(published["data"])["error"] is True
+    response, event = [await channels.get_message(timeout=10) for _ in range(4)][2:]
+    assert json.loads(response["data"])["error"] is True
+    assert (
+        json.loads(event["data"]).items()
+        >= {"task_id": "2", "user_id": "ada", "type": "error", "code": "dropped"}.items()
+    )
     assert not await client.exists(queue.keys.reply("ada", "1"))
 
 

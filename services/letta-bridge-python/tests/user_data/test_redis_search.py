@@ -60,7 +60,7 @@ PLACES = {
     f"{Q}missed:ada": "list",
     f"{Q}reply:ada:t1": "string",
     f"{Q}stream:ada:t1": "stream",
-    f"{Q}interrupts": "interrupt",
+    f"{Q}interrupts": "hash",
     "letta_control": "list",
     f"{Q}rate:ada": "string",
     f"{Q}creating:ada:default": "string",
@@ -97,8 +97,6 @@ async def put(client: Any, key: str, kind: str, user: str) -> None:
             await client.set(key, record)
         case "hash":
             await client.hset(key, f"field of {user}", record)
-        case "interrupt":
-            await client.hset(key, f"{user}:t1", f"1796 -\n{record}")
         case "turn":
             await client.hset(key, f"1-{user}", f"bridge+\n{user_lane(user)}\n1 1 1\n{{}}")
         case "lane":

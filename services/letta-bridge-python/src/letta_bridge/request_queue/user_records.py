@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from letta_bridge.request_queue.admin import DeadLetter, QueueAdmin
-from letta_bridge.request_queue.journal_backlog import JournalEntry, RedisJournalBacklog
 from letta_bridge.request_queue.interrupts import names_user
+from letta_bridge.request_queue.journal_backlog import JournalEntry, RedisJournalBacklog
 from letta_bridge.request_queue.keys import Keys, per_task, user_lane
 from letta_bridge.request_queue.port import RESTORED_LANE, Outcome, shared_lanes, user_of_restored
 from letta_bridge.request_queue.reply_stream import BEGINNING, ReplyStream

@@ -45,7 +45,7 @@ from letta_bridge.turn.fallback import Fallback, FallbackAnswer
 from letta_bridge.turn.job import Job
 from letta_bridge.turn.reply_budget import ReplyBudget
 from letta_bridge.turn.router import Decision, route
-from letta_bridge.turn.streams.events import Past
+from letta_bridge.turn.streams.events import Past, refusal
 from letta_bridge.turn.streams.heard import heard_of
 from letta_bridge.turn.streams.parts_heard import PartsHeard
 from letta_bridge.turn.streams.writer import StreamWriter
@@ -142,7 +142,13 @@ class MessageProcessor:
         except Exception as error:  # noqa: BLE001  # each one is the outcome of a turn
             job = job or (None if isinstance(error, MalformedMessage) else self._readable(turn))
             end = await self._after_error(turn, job, lease, error)
-        if job is not None:
+            if job is not None and job.stream is None:
+                with DefectsLogged(turn):  # an earlier hand-out may have begun one, whose listener waits for its end
+                    await self._open_stream(job, on_failure)
+        if job is None:
+            if end.task_id and end.reply is not None:
+                end.repeated_event = refusal(end.reply)  # nobody can read whether it asks for a stream
+        else:
             if job.id_is_taken:
                 end.replaces_kept = False
             self._end_stream(job, end)
@@ -195,7 +201,7 @@ class MessageProcessor:
             text = None if content.get("error") else str(content.get("response_text", ""))
             if not end.replaces_kept and stream.past.last is not None:
                 stream.stop()  # the stream is that of the task that had the id before
-                end.repeated_event = stream.refusal(end.reply)
+                end.repeated_event = refusal(end.reply)
                 return
             agent_id, source = content.get("agent_id"), str(content.get("source", "letta"))
             reason = content.get("fallback_reason") or ("sent_again" if source == "letta" else "fallback")

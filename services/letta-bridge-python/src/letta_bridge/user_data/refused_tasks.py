@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from letta_bridge.settings import QueueSettings
+from letta_bridge.turn.streams.events import refusal
 from shared_utils.contracts.messages import ErrorReply, TaskResponse, dump, now, salvage_ids
 from shared_utils.redis.connection import RedisClient
 from shared_utils.task_end import completed
@@ -42,6 +43,7 @@ class RefusedTask:
         """Publish the error without storing it. May raise one of ``CONNECTION_ERRORS``."""
         await client.publish(settings.responses, self.reply)
         await client.publish(settings.task_response + self.task_id, self.response)
+        await client.publish(settings.task_stream + self.task_id, refusal(self.reply))
 
 
 async def refuse_all(

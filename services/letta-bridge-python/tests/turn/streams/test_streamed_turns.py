@@ -217,6 +217,31 @@ async def test_a_dead_letter_ends_the_stream(rig: Any) -> None:
     assert kinds(rig) == ["error"]
 
 
+async def test_a_task_that_cannot_be_read_ends_its_listeners_wait(rig: Any) -> None:
+    rig.push("t1", content=[1, 2])
+    await rig.work_off()
+    published = [json.loads(body) for channel, body in rig.shelf.published if channel == "task_stream:t1"]
+    assert [(one["v"], one["type"], one["code"], one.get("seq")) for one in published] == [
+        (1, "error", "malformed", None)
+    ]
+    assert rig.shelf.streams == {}
+
+
+async def test_a_task_that_is_handed_out_in_vain_too_often_ends_its_stream(rig: Any) -> None:
+    push(rig)
+    started = {"task_id": "t1", "user_id": "ada", "attempt": 1, "type": "started", "source": "letta"}
+    for number in range(rig.settings.queue.max_deliveries):
+        queue = rig.queue(f"dead-{number}")
+        (turn,) = (await queue.settle_and_fetch([], 1)).turns
+        if not number:
+            await queue.append([TaskEvents(turn.receipt, "ada", "t1", [json.dumps(started).encode()])])
+        rig.time += 60
+    async with at_work(rig):
+        await until(rig.replies)
+    assert kinds(rig) == ["started", "error"]
+    assert events(rig)[-1]["code"] == "too_many_deliveries"
+
+
 async def test_the_next_bridge_goes_on_after_what_was_said(rig: Any) -> None:
     """Killed after the first sentence, while Letta stored the whole answer."""
     push(rig)

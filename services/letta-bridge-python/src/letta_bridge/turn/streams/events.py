@@ -71,12 +71,25 @@ class EventWriter:
 
     def error(self, attempt: int, reply: bytes) -> bytes:
         """The stream is over without a reply; ``reply`` is the error reply."""
-        content = json_object(reply)
-        about = {name: content.get(name) for name in ("code", "message", "retryable")}
-        return self._event(attempt, ERROR, about)
+        return self._event(attempt, ERROR, _problem_of(json_object(reply)))
 
     def _event(self, attempt: int, kind: str, about: dict[str, Any]) -> bytes:
         return to_json({**self._ids, "attempt": attempt, "type": kind, **about})
+
+
+def refusal(reply: bytes) -> bytes:
+    """An error that is published and not kept: the task has no stream, or its id is another's. It has no ``seq``.
+
+    Args:
+        reply: the error reply.
+    """
+    content = json_object(reply)
+    ids = {"task_id": content.get("task_id"), "user_id": content.get("user_id")}
+    return to_json({"v": 1, **ids, "attempt": 0, "type": ERROR, **_problem_of(content)})
+
+
+def _problem_of(reply: dict[str, Any]) -> dict[str, Any]:
+    return {name: reply.get(name) for name in ("code", "message", "retryable")}
 
 
 def _by(source: str, agent_id: str | None) -> dict[str, Any]:

@@ -187,10 +187,6 @@ class TurnStream:
         self._attempt = max(1, self._attempt)
         self._add(self._write.end(self._attempt, reply), always=True)
 
-    def refusal(self, reply: bytes) -> bytes:
-        """An error that is published and not kept, because the stream is another task's; it has no ``seq``."""
-        return b'{"v":1,' + self._write.error(0, reply)[1:]
-
     def end_interrupted(self, reply: bytes, heard: dict[str, object] | None) -> None:
         """The turn was broken off. The queue leaves out ``interrupted`` where it has said so before."""
         self.stop()
