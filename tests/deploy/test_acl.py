@@ -50,6 +50,8 @@ _REFUSED = {
         ("EVAL", "return redis.call('FLUSHALL')", "0"),
         ("PUBLISH", "memory_updates", "x"),
         ("SUBSCRIBE", "ai_responses"),
+        ("SUBSCRIBE", "{other}:interrupts"),
+        ("RPOP", "{other}:control"),
         ("PSUBSCRIBE", "*"),
     ],
     "memory": [
@@ -60,6 +62,9 @@ _REFUSED = {
         ("LRANGE", "letta_requests", "0", "-1"),
         ("HGETALL", "{letta_requests}:turns"),
         ("GET", "somebody:else"),
+        ("LPUSH", "letta_control", "{}"),
+        ("XREAD", "STREAMS", "{letta_requests}:stream:ada:1", "0"),
+        ("SUBSCRIBE", "task_stream:1"),
         ("PUBLISH", "asr_results", "x"),
     ],
     "default": [
@@ -68,6 +73,10 @@ _REFUSED = {
         ("CONFIG", "GET", "*"),
         ("SET", "{letta_requests}:reply:ada:1", "forged"),
         ("LPUSH", "{letta_requests}:dead", "x"),
+        ("RPOP", "letta_control"),
+        ("XADD", "{letta_requests}:stream:ada:1", "*", "event", "forged"),
+        ("HGETALL", "{letta_requests}:interrupts"),
+        ("SUBSCRIBE", "{letta_requests}:interrupts"),
         ("LPUSH", "memory:user_sessions:ada", "x"),
         ("EVAL", "return 1", "0"),
     ],
@@ -80,6 +89,11 @@ _REFUSED = {
         ("XADD", "{letta_requests}:replies", "*", "reply", "forged"),
         ("GET", "{letta_requests}:missed:ada"),
         ("PUBLISH", "task_response:1", "forged"),
+        ("PUBLISH", "task_stream:1", "forged"),
+        ("XADD", "{letta_requests}:stream:ada:1", "*", "event", "forged"),
+        ("LRANGE", "letta_control", "0", "-1"),
+        ("HGETALL", "{letta_requests}:interrupts"),
+        ("SUBSCRIBE", "{letta_requests}:interrupts"),
         ("SUBSCRIBE", "letta_responses"),
         ("PSUBSCRIBE", "*"),
         ("EVAL", "return 1", "0"),
@@ -247,6 +261,9 @@ def test_producer_can_push_wait_and_read_missed_replies(user: User) -> None:
     client.lpush("user_input_queue", "{}")
     assert client.get("{letta_requests}:reply:ada:1") is None
     assert client.xread({"{letta_requests}:replies": "0"}) in ([], {})
+    channel.subscribe("task_stream:1")
+    assert client.xread({"{letta_requests}:stream:ada:1": "0"}) in ([], {})
+    client.lpush("letta_control", json.dumps({"type": "interrupt", "user_id": "ada", "task_id": "1"}))
     assert client.lrange("memory:user_sessions:ada", 0, 19) == []
     assert user("scaler").llen("letta_requests") == 1
     channel.close()
@@ -261,6 +278,15 @@ async def test_a_client_asks_and_reads_all_replies_as_its_user(redis_with_users:
         assert await client.result(reply.task_id, "ada") == reply
         _, first = await anext(client.replies(after="0-0"))
         assert first == reply
+
+
+async def test_a_client_may_listen_to_a_stream_and_interrupt_it_as_its_user(user: User) -> None:
+    client = user("client")
+    with client.pubsub() as channel:
+        channel.subscribe("task_stream:1")
+        assert client.xread({"{letta_requests}:stream:ada:1": "0-1"}) in ([], {})
+        client.lpush("letta_control", json.dumps({"type": "interrupt", "user_id": "ada", "task_id": "1"}))
+    assert user("admin").acl_log() == []
 
 
 @pytest.fixture
@@ -315,6 +341,30 @@ def bridge(logins: Callable[[str], dict[str, str]], letta: LettaDouble, bridge_f
     return bridge_factory(letta=letta.url, LETTA_RETRY_ATTEMPTS="0", **logins("bridge"))
 
 
+def _listen_and_interrupt(product: Any, admin: Any, turn: Callable[..., dict[str, Any]]) -> None:
+    """A streamed turn, an interrupt after it, and one before the turn that it breaks off."""
+    with product.pubsub(ignore_subscribe_messages=True) as events:
+        events.subscribe("task_stream:s1")
+        events.get_message(timeout=5)
+        reply = turn("s1", content="hello", meta={"stream": True})
+        heard = []
+        while not heard or heard[-1]["type"] != "end":
+            message = events.get_message(timeout=20)
+            assert message, heard
+            heard.append(json.loads(message["data"]))
+    kept = product.xrange("{letta_requests}:stream:ada:s1")
+    assert [json.loads(fields["event"]) for _, fields in kept] == heard
+    assert "".join(event.get("text", "") for event in heard) == reply["response_text"]
+    for task_id in ("s1", "s2"):
+        request = {"type": "interrupt", "user_id": "ada", "task_id": task_id, "heard": {"seq": 0}}
+        product.lpush("letta_control", json.dumps(request))
+    deadline = time.monotonic() + 20
+    while admin.exists("letta_control"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert turn("s2", content="hello", meta={"stream": True})["status"] == "interrupted"
+
+
 @pytest.mark.usefixtures("memory")
 def test_bridge_and_memory_do_all_their_work_as_their_users(
     bridge: Any, letta: LettaDouble, turn: Callable[..., dict[str, Any]], user: User
@@ -323,6 +373,7 @@ def test_bridge_and_memory_do_all_their_work_as_their_users(
     assert turn("2", content="psst", meta={"memory_type": "temporary"})["source"] == "memory-python"
     assert turn("1", content="hello")["source"] == "letta"  # a repeated task is answered with what was kept
     assert turn("3", content="")["error"] is True
+    _listen_and_interrupt(user("default"), user("admin"), turn)
     user("default").lpush("letta_requests", "no JSON")
     bridge.restart()  # gives back, takes up, sets aside
     assert turn("4", content="still there?")["source"] == "letta"

@@ -37,6 +37,8 @@ from shared_utils.persistence.sessions.file_store import FileSessionStore
 from shared_utils.redis.connection import connect
 
 MODEL, EMBEDDING = "openai-proxy/scripted", "openai/text-embedding-3-small"
+CHANNELS = ["letta_responses", "task_response:*", "task_stream:*", "{letta_requests}:interrupts"]
+"""Those that a bridge uses."""
 
 
 @pytest.fixture
@@ -158,10 +160,15 @@ async def test_a_wrong_redis_password_is_named(
 @pytest.mark.parametrize(
     ("keys", "commands", "named"),
     [
-        (["{letta_requests}:*", "letta_requests", "user_input_queue"], ["-blmove"], "blmove"),
-        (["{letta_requests}:*", "letta_requests"], [], "user_input_queue"),
-        (["letta_requests", "user_input_queue"], [], "{letta_requests}:*"),
-        (["{letta_requests}:*", "letta_requests", "user_input_queue"], ["-xadd"], "{letta_requests}:*"),
+        (["{letta_requests}:*", "letta_requests", "letta_control", "user_input_queue"], ["-blmove"], "blmove"),
+        (["{letta_requests}:*", "letta_requests", "letta_control"], [], "user_input_queue"),
+        (["{letta_requests}:*", "letta_requests", "user_input_queue"], [], "letta_control"),
+        (["letta_requests", "letta_control", "user_input_queue"], [], "{letta_requests}:*"),
+        (
+            ["{letta_requests}:*", "letta_requests", "letta_control", "user_input_queue"],
+            ["-xadd"],
+            "{letta_requests}:*",
+        ),
     ],
 )
 async def test_a_missing_right_is_named(
@@ -172,7 +179,7 @@ async def test_a_missing_right_is_named(
         enabled=True,
         passwords=["+right"],
         keys=keys,
-        channels=["letta_responses", "task_response:*"],
+        channels=CHANNELS,
         categories=["+@all"],
         commands=commands,
     )
@@ -184,15 +191,15 @@ async def test_a_missing_right_is_named(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("missing", ["letta_responses", "{letta_requests}:interrupts"])
 async def test_a_missing_channel_right_is_named(
-    settings: Callable[..., Any], redis_url: str, admin: redis.Redis
+    settings: Callable[..., Any], redis_url: str, admin: redis.Redis, missing: str
 ) -> None:
-    admin.acl_setuser(
-        "bridge", enabled=True, passwords=["+right"], keys=["*"], channels=["task_response:*"], categories=["+@all"]
-    )
+    channels = [name for name in CHANNELS if name != missing]
+    admin.acl_setuser("bridge", enabled=True, passwords=["+right"], keys=["*"], channels=channels, categories=["+@all"])
     limited = settings(redis={"url": redis_url, "username": "bridge", "password": "right"})
     level, text = await the_one(limited, "redis.rights")
-    assert (level, "the channel letta_responses" in text) == (Level.FAIL, True)
+    assert (level, f"the channel {missing}" in text) == (Level.FAIL, True)
 
 
 @pytest.mark.integration

@@ -15,7 +15,9 @@ from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.request_queue.creation_leases import CreationLease, RedisCreationLeases
 from letta_bridge.request_queue.erasure_ledger import RedisErasureLedger
 from letta_bridge.request_queue.identity import QueueIdentity
+from letta_bridge.request_queue.interrupts import InterruptRequest
 from letta_bridge.request_queue.journal_backlog import RedisJournalBacklog
+from letta_bridge.request_queue.port import TaskEvents
 from letta_bridge.request_queue.scripts import IDLE_CONSUMER_SUFFIX
 from letta_bridge.request_queue.served_letta import ServedLetta
 from letta_bridge.settings import BridgeSettings
@@ -39,9 +41,16 @@ async def examine(client: RedisClient, settings: BridgeSettings) -> AsyncIterato
     steps: dict[str, Callable[[], Awaitable[Any]]] = {
         f"the queue's keys {{{settings.queue.requests}}}:*": lambda: _queue_round(client, settings, keys, mark),
         f"the list {settings.queue.requests}": lambda: client.ltrim(settings.queue.requests, 0, -1),
+        f"the list {settings.queue.control_list}": lambda: _control_round(client, settings.queue.control_list),
         f"the list {settings.fallback.queue}": lambda: client.ltrim(settings.fallback.queue, 0, -1),
         f"the channels {settings.queue.task_response}*": lambda: _subscribe(
             client, settings.queue.task_response + mark, settings.queue.requests
+        ),
+        f"the channels {settings.queue.task_stream}*": lambda: _subscribe(
+            client, settings.queue.task_stream + mark, settings.queue.requests
+        ),
+        f"the channel {Keys(settings.queue.requests).interrupts}": lambda: _subscribe(
+            client, Keys(settings.queue.requests).interrupts, settings.queue.requests
         ),
         f"the channel {settings.queue.responses}": lambda: _subscribe(
             client, settings.queue.responses, settings.queue.requests
@@ -76,7 +85,8 @@ def _refused(what: str, error: RedisError) -> Finding:
 async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys, mark: str) -> None:
     """The life of two tasks: every script and every command of the queue and the fallback."""
     channel = settings.queue.task_response + mark
-    queue_settings = settings.queue.model_copy(update={"responses": channel})
+    channels = {"responses": channel, "task_response": channel, "task_stream": settings.queue.task_stream + mark}
+    queue_settings = settings.queue.model_copy(update=channels)
     queue = RedisQueue(client, client, queue_settings, mark, keys=keys)
     try:
         await client.lpush(keys.requests, b'{"task_id":"1","user_id":"doctor"}', b'{"task_id":"2","user_id":"doctor"}')
@@ -85,6 +95,10 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.restore([turn])
         await queue.release([turn.receipt])
         (turn,) = (await queue.settle_and_fetch([], 1)).turns
+        stream = TaskEvents(turn.receipt, "doctor", "1", [b"{}"])
+        await queue.append([stream])
+        await queue.events("doctor", "1")
+        stream.events.append(b"{}")
         end = Settlement(
             turn.receipt,
             Outcome.DEAD,
@@ -96,13 +110,17 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
             dead=b"{}",
             journal=b"{}",
             tally=("doctor",),
+            stream=stream,
         )
         await queue.settle_and_fetch([end], 0)
         backlog = RedisJournalBacklog(client, keys, mark)
         (waiting,) = (await backlog.take([], 1)).entries
         await backlog.leave([waiting.id])
+        # Of a task that is not in flight: bridges that listen on the channel of interrupts are told nothing.
+        await queue.interrupt(InterruptRequest(type="interrupt", user_id="doctor", task_id="2"))
         await queue.settle_and_fetch([], 1)
         await queue.missed("doctor")
+        await queue.add_missed("doctor", b"{}")
         await queue.status()
         await queue.recent()
         await queue.release_orphans(set())
@@ -119,6 +137,16 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await client.get(keys.handed("1"))
     finally:
         await _clean_up(client, keys, mark)
+
+
+async def _control_round(client: RedisClient, name: str) -> None:
+    """The commands with which interrupts are taken, none of which changes anything here.
+
+    BLMOVE would wait for a message, and LMOVE needs the same rights.
+    """
+    await client.ltrim(name, 0, -1)
+    await client.lmove(name, name, "RIGHT", "RIGHT")
+    await client.lrem(name, 1, f"doctor-{secrets.token_hex(8)}")
 
 
 async def _choices_round(client: RedisClient, keys: Keys) -> None:
@@ -147,6 +175,7 @@ async def _clean_up(client: RedisClient, keys: Keys, mark: str) -> None:
         keys.lane("doctor"),
         keys.reply("doctor", "1"),
         keys.missed("doctor"),
+        keys.stream("doctor", "1"),
         keys.handed("1"),
         keys.erasures_followed,
         keys.creating("doctor", "doctor"),
