@@ -41,3 +41,19 @@ def test_work_in_flight_under_the_old_name_is_named_at_the_start(redis_url: str,
 
     (line,) = eventually(told, new.log_tail)
     assert (line["queue"], line["in_flight"]) == ("old_requests", 1)
+
+
+def test_two_queues_on_one_redis_take_only_their_own_interrupts(redis_url: str, bridge_factory: BridgeFactory) -> None:
+    nobody = f"http://{HOST}:{free_port()}"
+    lists = {"letta_requests": "letta_control", "other": "{other}:control"}
+    bridges = [
+        bridge_factory(redis_url, nobody, data=queue, LETTA_ENABLED="false", LETTA_REQUESTS=queue) for queue in lists
+    ]
+    with redis.Redis.from_url(redis_url) as client:
+        for queue, control in lists.items():
+            client.lpush(control, json.dumps({"type": "interrupt", "user_id": "ada", "task_id": queue}))
+        for queue in lists:
+            noted = f"{{{queue}}}:interrupts"
+            eventually(lambda noted=noted: client.exists(noted), bridges[0].log_tail)
+            assert client.hkeys(noted) == [f"ada:{queue}".encode()]
+        eventually(lambda: not client.exists(*lists.values()), bridges[0].log_tail)
