@@ -74,3 +74,19 @@ def test_down_and_up_keep_memory(stack: ContainerStack, producer: Producer) -> N
     assert stack.services() == []
     stack.up()
     assert producer.reply(producer.push("What is my name?"))["response_text"] == "Your name is Ada."
+
+
+def test_two_stacks_on_one_folder_do_not_destroy_its_data(stack: ContainerStack, producer: Producer) -> None:
+    """Under another name, as an operator gets it with COMPOSE_PROJECT_NAME or another overlay."""
+    twin = ["docker", "compose", "--project-name", f"{stack.project}-twin"]
+    before = {service: stack.inspect(service)["State"]["StartedAt"] for service in ("postgres", "redis")}
+    try:
+        with pytest.raises(AssertionError):
+            run([*twin, "up", "--detach", "--wait", *before], cwd=stack.root, AIVTUBER_REDIS_PORT="0")
+        said = run([*twin, "logs", "--no-color"], cwd=stack.root)
+        for program, folder in (("start", "/data"), ("docker-entrypoint.sh", "/var/lib/postgresql/data")):
+            assert f"{program}: another container uses {folder}" in said
+    finally:
+        run([*twin, "down", "--timeout", "5"], cwd=stack.root)
+    assert {service: stack.inspect(service)["State"]["StartedAt"] for service in before} == before
+    assert producer.reply(producer.push("What is my name?"))["response_text"] == "Your name is Ada."

@@ -268,8 +268,8 @@ def redis_with_users(tmp_path: Path, secrets: Path, compose: Callable[..., dict[
     run = tmp_path / "run"
     run.mkdir()
     words = compose("docker-compose.yml")["services"]["redis"]["command"]
-    words = [word.replace("/etc/redis", str(CHECKOUT / "deploy/redis")) for word in words]
-    words[words.index("/data")] = str(tmp_path)
+    here = {"/opt/alone": str(CHECKOUT / "deploy/alone"), "/data": str(tmp_path)}
+    words = [here.get(word, word.replace("/etc/redis", str(CHECKOUT / "deploy/redis"))) for word in words]
     process = Process(
         "redis",
         [*words, "--port", str(server.port), "--bind", HOST],

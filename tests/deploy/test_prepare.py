@@ -17,6 +17,7 @@ import pytest
 def prepare(tmp_path: Path, checkout: Path) -> Callable[..., Path]:
     (tmp_path / "deploy").mkdir()
     shutil.copy(checkout / "deploy/prepare", tmp_path / "deploy")
+    shutil.copy(checkout / "deploy/alone", tmp_path / "deploy")
     shutil.copytree(checkout / "deploy/redis", tmp_path / "deploy/redis")
     shutil.copy(checkout / ".env.example", tmp_path)
 
