@@ -19,12 +19,15 @@ def prepare(tmp_path: Path, checkout: Path) -> Callable[..., Path]:
     shutil.copy(checkout / "deploy/prepare", tmp_path / "deploy")
     shutil.copy(checkout / "deploy/alone", tmp_path / "deploy")
     shutil.copytree(checkout / "deploy/redis", tmp_path / "deploy/redis")
+    shutil.copy(checkout / "docker-compose.yml", tmp_path)
+    for file in (checkout / "deploy").glob("compose.*.yml"):
+        shutil.copy(file, tmp_path / "deploy")
     shutil.copy(checkout / ".env.example", tmp_path)
 
     def run(*words: str, **environment: str) -> Path:
         command: list[str | Path] = [tmp_path / "deploy/prepare", *words]
         done = subprocess.run(
-            command, env={"PATH": "/usr/bin:/bin", **environment}, check=False, capture_output=True, text=True
+            command, env={"PATH": "/usr/bin:/bin"} | environment, check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return tmp_path
@@ -198,3 +201,88 @@ def test_folders_belong_to_the_user_that_the_settings_name(prepare: Callable[...
     assert {path.stat().st_uid for path in owned} == {4242}
     assert not any(path.stat().st_mode & 0o077 for path in owned)
     assert (root / "deploy/redis/users.acl").stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("content", ["Db-1\r\n", "\ufeffDb-1\n", "\nDb-1\n", "Db\n-1"])
+def test_prepare_refuses_a_database_password_that_is_read_in_two_ways(
+    content: str, prepare: Callable[..., Path]
+) -> None:
+    file = prepare() / "secrets/database_password.txt"
+    file.write_bytes(content.encode())
+    with pytest.raises(AssertionError, match=r"database_password\.txt has to be one line"):
+        prepare()
+    assert file.read_bytes() == content.encode()
+    file.write_text("Db $1 '\"#`\\é密\n\n", encoding="utf-8")
+    prepare()
+
+
+@pytest.mark.process
+def test_prepare_makes_an_empty_secret_anew(prepare: Callable[..., Path]) -> None:
+    file = prepare() / "secrets/redis_password.txt"
+    file.write_text(" \r\n", encoding="utf-8")
+    prepare()
+    assert len(file.read_text("utf-8").strip()) == 64
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("lost", ["database_password", "letta_encryption_key"])
+def test_prepare_makes_no_new_password_beside_data_that_has_the_former_one(
+    lost: str, prepare: Callable[..., Path]
+) -> None:
+    root = prepare()
+    (root / "data/letta/pgdata/pgdata").mkdir()
+    (root / "data/letta/pgdata/pgdata/PG_VERSION").write_text("16\n", encoding="utf-8")
+    prepare()
+    (root / f"secrets/{lost}.txt").unlink()
+    with pytest.raises(AssertionError, match=rf"pgdata was made with a secrets/{lost}\.txt that is not here"):
+        prepare()
+    assert not (root / f"secrets/{lost}.txt").exists()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Callable[[str], str]:
+    """`running("aivtuber /srv/one")`: a PATH whose docker has these containers' projects and folders."""
+
+    def make(projects: str) -> str:
+        folder = tmp_path / "programs"
+        folder.mkdir(exist_ok=True)
+        (folder / "docker").write_text(f"#!/bin/sh\ngrep . << 'END'\n{projects}\nEND\n", encoding="utf-8")
+        (folder / "docker").chmod(0o755)
+        return f"{folder}:/usr/bin:/bin"
+
+    return make
+
+
+@pytest.mark.process
+def test_prepare_gives_a_folder_no_second_stack(prepare: Callable[..., Path], running: Callable[[str], str]) -> None:
+    """A stack of another name would start a second database on the same data."""
+    root = prepare()
+    path = running(f"aivtuber {root}")
+    prepare("demo", PATH=path)
+    before = _settings(root)
+    for words, given in [((), {"COMPOSE_PROJECT_NAME": "another"}), (("join",), _THEIRS)]:
+        with pytest.raises(AssertionError, match="'docker compose --project-name aivtuber down' first"):
+            prepare(*words, PATH=path, **given)
+        assert _settings(root) == before
+    assert _settings(prepare("join", PATH=running(""), **_THEIRS))["REDIS_URL"]
+    with pytest.raises(AssertionError, match="'docker compose --project-name aivtuber-letta down' first"):
+        prepare("whole", PATH=running(f"aivtuber-letta {root}"))
+
+
+@pytest.mark.process
+def test_prepare_takes_no_other_copys_containers(prepare: Callable[..., Path], running: Callable[[str], str]) -> None:
+    """`up` in a second clone would replace the containers of the first."""
+    path = running("aivtuber /srv/first\nunrelated /srv/other")
+    with pytest.raises(AssertionError, match=r"belong to /srv/first, .*COMPOSE_PROJECT_NAME=another"):
+        prepare("demo", PATH=path)
+    root = prepare("demo", COMPOSE_PROJECT_NAME="another", PATH=path)
+    prepare(PATH=path)
+    assert _settings(root)["COMPOSE_PROJECT_NAME"] == "another"
+
+
+@pytest.mark.process
+def test_prepare_needs_no_engine(prepare: Callable[..., Path], running: Callable[[str], str], tmp_path: Path) -> None:
+    path = running("")
+    (tmp_path / "programs/docker").write_text("#!/bin/sh\necho 'no engine' >&2; exit 1\n", encoding="utf-8")
+    prepare("demo", PATH=path)
