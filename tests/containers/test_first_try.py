@@ -67,19 +67,32 @@ def test_the_administrators_prompt_has_all_rights(stack: ContainerStack, shown: 
     assert "user bridge on" in stack.shell(f"echo ACL LIST | {command}")
 
 
-def test_a_wrong_key_is_named_and_a_new_one_reaches_the_services(make_stack: MakeStack, shown: Shown) -> None:
+def test_a_missing_and_a_wrong_key_are_named_and_a_new_one_reaches_the_services(
+    make_stack: MakeStack, shown: Shown
+) -> None:
     stack = make_stack("wrong-key")
-    stack.prepare("demo", OPENAI_API_KEY="sk-wrong")
+
+    def write(key: str) -> None:
+        """As an editor does it: another file in its place, which belongs to whoever edited it."""
+        (stack.root / "secrets/new").write_text(key, "utf-8")
+        (stack.root / "secrets/new").replace(stack.root / "secrets/openai_api_key.txt")
+        stack.shell(shown("docs/operations.md", r"a new key|restart letta memory-python"))
+        stack.up()
+
+    def refused() -> str:
+        with pytest.raises(AssertionError, match=r"(?s)FAIL +letta\.model .*OPENAI_API_KEY") as doctor:
+            stack.bridge("doctor")
+        assert "secrets/openai_api_key.txt" in str(doctor.value)
+        return str(doctor.value)
+
+    stack.prepare("demo")
     stack.up()
-    with pytest.raises(AssertionError, match=r"(?s)FAIL +letta\.model .*OPENAI_API_KEY") as doctor:
-        stack.bridge("doctor")
-    assert "secrets/openai_api_key.txt" in str(doctor.value)
-    assert "sk-wrong" not in str(doctor.value)
-    # As an editor does it: another file in its place, which belongs to whoever edited it.
-    (stack.root / "secrets/new").write_text("sk-right\n", "utf-8")
-    (stack.root / "secrets/new").replace(stack.root / "secrets/openai_api_key.txt")
-    stack.shell(shown("docs/operations.md", r"a new key|restart letta memory-python"))
-    stack.up()
+    refused()
+    write("\n")
+    refused()
+    write("sk-wrong\n")
+    assert "sk-wrong" not in refused()
+    write("sk-right\r\n")
     assert "FAIL" not in stack.bridge("doctor")
     stack.send("My name is Ada.")
     assert stack.send("What is my name?") == "Your name is Ada."

@@ -61,7 +61,7 @@ RUN_BY = {
         "tests/containers/test_backup.py::test_a_backup_of_the_bridge_is_restored_into_another_copy"
     ),
     r"\./deploy/prepare && docker compose restart ": (
-        "tests/containers/test_first_try.py::test_a_wrong_key_is_named_and_a_new_one_reaches_the_services"
+        "tests/containers/test_first_try.py::test_a_missing_and_a_wrong_key_are_named_and_a_new_one_reaches_the_services"
     ),
     r"docker compose up --detach --wait$": "tests/containers/test_survival.py::test_down_and_up_keep_memory",
     r"docker compose exec letta-bridge letta-bridge doctor$": (
@@ -79,7 +79,7 @@ RUN_BY = {
     r"docker compose (exec -T postgres .+pg_(dump|restore)|up --detach --wait postgres)": (
         "tests/containers/test_backup.py::test_a_dump_of_lettas_database_is_restored_into_another_copy"
     ),
-    r"\./deploy/prepare$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
+    r"\./deploy/prepare( whole)?$": "tests/deploy/test_prepare.py::test_makes_every_secret_the_compose_file_names",
     r"redis-cli .*LPUSH letta_requests": (
         "tests/documents/test_shown_commands.py::test_redis_cli_command_of_the_readme_pushes_a_task"
     ),
