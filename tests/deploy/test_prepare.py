@@ -240,6 +240,25 @@ def test_prepare_makes_no_new_password_beside_data_that_has_the_former_one(
     assert not (root / f"secrets/{lost}.txt").exists()
 
 
+@pytest.mark.process
+def test_prepare_says_which_model_answers(prepare: Callable[..., Path], checkout: Path) -> None:
+    """The README's two parts, one after the other: the scripted model would answer with the real one's key given."""
+    root = prepare("demo", OPENAI_API_KEY="none")
+
+    def said(*words: str) -> str:
+        done = subprocess.run([root / "deploy/prepare", *words], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert "scripted model" not in said()
+    (root / "secrets/openai_api_key.txt").write_text("sk-real\n", encoding="utf-8")
+    assert "./deploy/prepare whole takes that one" in said()
+    assert "./deploy/prepare whole " in (checkout / "README.md").read_text("utf-8")
+    (root / "data/letta/pgdata/pgdata").mkdir()
+    (root / "data/letta/pgdata/pgdata/PG_VERSION").write_text("16\n", encoding="utf-8")
+    assert "begin with an empty memory" in said("whole")
+    assert said("whole") == ""
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Callable[[str], str]:
     """`running("aivtuber /srv/one")`: a PATH whose docker has these containers' projects and folders."""
