@@ -376,7 +376,7 @@ def _listen_and_interrupt(product: Any, admin: Any, turn: Callable[..., dict[str
         events.subscribe("task_stream:s1")
         events.get_message(timeout=5)
         reply = turn("s1", content="hello", meta={"stream": True})
-        heard = []
+        heard: list[Any] = []
         while not heard or heard[-1]["type"] != "end":
             message = events.get_message(timeout=20)
             assert message, heard

@@ -120,7 +120,7 @@ async def _queue_round(client: RedisClient, settings: BridgeSettings, keys: Keys
         await queue.interrupt(InterruptRequest(type="interrupt", user_id="doctor", task_id="2"))
         await queue.settle_and_fetch([], 1)
         await queue.missed("doctor")
-        await queue.add_missed("doctor", b"{}")
+        await queue.correct("doctor", "2", b"{}")
         await queue.status()
         await queue.recent()
         await queue.release_orphans(set())
