@@ -277,7 +277,7 @@ def running(tmp_path: Path) -> Callable[[str], str]:
 def test_prepare_gives_a_folder_no_second_stack(prepare: Callable[..., Path], running: Callable[[str], str]) -> None:
     """A stack of another name would start a second database on the same data."""
     root = prepare()
-    path = running(f"aivtuber {root}")
+    path = running(f"aivtuber {root}\nby-docker-run")
     prepare("demo", PATH=path)
     before = _settings(root)
     for words, given in [((), {"COMPOSE_PROJECT_NAME": "another"}), (("join",), _THEIRS)]:
@@ -292,7 +292,7 @@ def test_prepare_gives_a_folder_no_second_stack(prepare: Callable[..., Path], ru
 @pytest.mark.process
 def test_prepare_takes_no_other_copys_containers(prepare: Callable[..., Path], running: Callable[[str], str]) -> None:
     """`up` in a second clone would replace the containers of the first."""
-    path = running("aivtuber /srv/first\nunrelated /srv/other")
+    path = running("aivtuber /srv/first\nunrelated /srv/other\nby-docker-run")
     with pytest.raises(AssertionError, match=r"belong to /srv/first, .*COMPOSE_PROJECT_NAME=another"):
         prepare("demo", PATH=path)
     root = prepare("demo", COMPOSE_PROJECT_NAME="another", PATH=path)
