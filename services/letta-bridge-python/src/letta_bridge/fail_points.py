@@ -9,6 +9,9 @@ routed      it is decided who answers
 looked_up   the user's agent is known
 sending     the lease was looked at, and nothing is written to Letta's connection yet
 sent        the turn was written to Letta's connection a moment ago, and Letta is at work
+speaking    events of a streamed reply are about to be written
+spoken      Redis has them, and this bridge has not heard so
+noted       Redis has an interrupt from the control list, and its turn goes on
 answered    Letta's answer is here, and Redis does not know
 settled     Redis has the outcome, and this bridge has not heard so
 ==========  ====================================================================================================
@@ -39,7 +42,11 @@ from collections.abc import Callable
 from typing import Final
 
 VARIABLE: Final = "CHAOS_FAIL_POINT"
-STEPS: Final = ("taken", "routed", "looked_up", "sending", "sent", "answered", "settled")
+STEPS: Final = (
+    *("taken", "routed", "looked_up", "sending", "sent"),
+    *("speaking", "spoken", "noted"),
+    *("answered", "settled"),
+)
 ARCHIVE_STEPS: Final = (
     "state_saved",
     "agent_saved",

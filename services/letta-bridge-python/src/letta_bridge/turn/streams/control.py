@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
+from letta_bridge import fail_points
 from letta_bridge.request_queue.interrupts import Interrupted, InterruptOutcome, InterruptRequest
 from letta_bridge.turn.channel_listener import ChannelListener
 from letta_bridge.turn.recorder import Recorder
@@ -124,6 +125,7 @@ class Control:
 
     async def _interrupted(self, request: InterruptRequest) -> None:
         result = await self._interrupt(request)
+        fail_points.reach("noted")
         self._recorder.interrupt_handled(result.outcome)
         _log.info("interrupt", outcome=result.outcome, user_id=request.user_id, task_id=result.task_id)
         if result.outcome is InterruptOutcome.INTERRUPTED:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from redis.exceptions import ResponseError
 
+from letta_bridge import fail_points
 from letta_bridge.request_queue.port import StreamRefusal, TaskEvents, Turn
 from letta_bridge.settings import StreamingSettings
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
@@ -117,6 +118,7 @@ class StreamWriter:
         if not streams:
             return
         before = [stream.events.stored for stream in streams]
+        fail_points.reach("speaking", times=len(streams))
         try:
             refusals = await self._queue.append([stream.events for stream in streams])
         except _FAILURES as error:
@@ -124,6 +126,7 @@ class StreamWriter:
             self._waiting = {**dict.fromkeys(streams), **self._waiting}
             await asyncio.sleep(_PAUSE_SECONDS)
             return
+        fail_points.reach("spoken", times=len(streams))
         self._outage.worked(lambda: _log.info("task_streams_written_again"))
         for stream, refusal in zip(streams, refusals, strict=True):
             if refusal is StreamRefusal.FORGOTTEN:
