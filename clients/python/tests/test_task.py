@@ -84,6 +84,21 @@ def test_a_reply_keeps_every_field_of_the_contract() -> None:
     assert set(messages.Reply.model_fields) - {"response_text", "status"} <= set(Reply.__dataclass_fields__) - {"raw"}
 
 
+def test_an_interrupted_reply_is_the_beginning_of_an_answer() -> None:
+    sent = messages.Reply(
+        task_id="1",
+        user_id="ada",
+        response_text="One. Two.",
+        memory_updated=False,
+        source="letta",
+        timestamp=5.5,
+        status="interrupted",
+        heard_text="One.",
+    )
+    reply = Reply.of(json.loads(messages.dump(sent)))
+    assert (reply.ok, reply.status, reply.text, reply.heard_text) == (True, "interrupted", "One. Two.", "One.")
+
+
 def test_an_error_has_the_same_shape() -> None:
     sent = messages.ErrorReply(
         task_id="1", user_id="ada", message="Wait.", timestamp=5.5, code="user_rate_limited", retryable=True

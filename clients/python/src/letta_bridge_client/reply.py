@@ -28,7 +28,7 @@ class Reply:
     source: str
     """``letta``: the user's agent; ``memory-python``: short-term memory; ``letta_bridge``: an error."""
     status: str = "ok"
-    """``ok`` or ``error``."""
+    """``ok``, ``error``, or ``interrupted``: the user broke the reply off, and ``text`` is what was published of it."""
     code: str = ""
     """Of an error; stable."""
     retryable: bool = False
@@ -45,6 +45,8 @@ class Reply:
     """Whether the model's text reached its length limit."""
     canned: bool = False
     """Whether the text is the configured sentence of memory-python, because no model answered."""
+    heard_text: str | None = None
+    """Of an interrupted reply: the part that the user heard, if that is known."""
     attempts: int = 1
     """How many times the task was handed to a bridge."""
     timestamp: float = 0.0
@@ -54,8 +56,8 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Whether it is an answer, not an error."""
-        return self.status == "ok"
+        """Whether it is an answer, if only the beginning of one, and not an error."""
+        return self.status != "error"
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
@@ -67,7 +69,7 @@ class Reply:
             user_id=str(content.get("user_id", "")),
             text=str((content.get("message") if failed else content.get("response_text")) or ""),
             source=str(content.get("source", "")),
-            status="error" if failed else "ok",
+            status="error" if failed else "interrupted" if content.get("status") == "interrupted" else "ok",
             code=str(content.get("code") or "error") if failed else "",
             retryable=failed and content.get("retryable") is True,
             memory_updated=content.get("memory_updated") is True,
@@ -77,6 +79,7 @@ class Reply:
             usage=_usage(usage) if isinstance(usage, Mapping) else None,
             truncated=content.get("truncated") is True,
             canned=content.get("canned") is True,
+            heard_text=_text(content.get("heard_text")),
             attempts=_whole(content.get("attempts"), 1),
             timestamp=_number(content.get("timestamp")),
             raw=content,

@@ -26,6 +26,8 @@ LABELS = {
     "letta_bridge_vectors_removed": set(),
     "letta_bridge_build_info": {"version"},
     "letta_bridge_tasks": {"outcome"},
+    "letta_bridge_stream_events": set(),
+    "letta_bridge_interrupts": {"outcome"},
     "letta_bridge_errors": {"code"},
     "letta_bridge_settlements_refused": {"reason"},
     "letta_bridge_leases_lost": set(),
