@@ -112,6 +112,14 @@ def test_a_canary_sent_through_every_feature_is_nowhere_afterwards(  # noqa: PLR
     assert made.is_success, made.text
     httpx.put(f"{bridge.url}/api/users/{person}/settings", json={"permanent_memory": True}, timeout=30)
 
+    # A streamed reply of which only the beginning was heard, and an interrupt of a task that never comes.
+    say(person, "s1", f"my name is {CANARY} one", meta={"stream": True})
+    for task_id in ("s1", "s2"):
+        heard = {"text": f"{CANARY} heard"}
+        request = {"type": "interrupt", "user_id": person, "task_id": task_id, "heard": heard}
+        client.lpush("letta_control", json.dumps(request))
+    until(lambda: client.hlen("{letta_requests}:interrupts") == 2, "interrupts are not noted")
+
     # An upload, a dead letter of each kind, a task of another form of the id.
     folder = tmp_path / "bridge" / "uploads" / user_folder(person)
     for root in (folder, tmp_path / "other-host" / "uploads" / user_folder(person)):
@@ -161,6 +169,8 @@ def test_a_canary_sent_through_every_feature_is_nowhere_afterwards(  # noqa: PLR
         "redis user_input_queue",
         "redis {letta_requests}:dead",
         "redis {letta_requests}:replies",
+        f"redis {{letta_requests}}:stream:{person.replace('%', '%25').replace(':', '%3A')}:s1",
+        "redis {letta_requests}:interrupts",
         "redis {letta_requests}:fallback:999-1",
         f"redis {{letta_requests}}:missed:{person}",
         f"redis memory:user_sessions:{person}",

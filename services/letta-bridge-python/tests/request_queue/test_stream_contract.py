@@ -261,6 +261,12 @@ async def test_what_was_heard_of_a_task_that_is_over_is_noted_once_whoever_is_ki
     assert (await queue.interrupt(INTERRUPT)).outcome is InterruptOutcome.REPEATED
 
 
+async def test_nothing_is_noted_of_a_user_who_was_erased_meanwhile(rig: InMemoryRig | RedisRig) -> None:
+    queue = rig.bridge("a")
+    await queue.correct(USER, "t1", b'{"task_id":"1"}')
+    assert await queue.missed(USER) == []
+
+
 async def test_an_interrupt_that_tells_nothing_is_done_as_well(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     turn = await take(rig, queue)

@@ -364,8 +364,8 @@ class RequestQueue(Protocol):
     async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
         """Add what was heard of a task that an interrupt found over to the missed turns; a second call adds nothing.
 
-        Until this was called, further interrupts of the task find it over, too. ``record`` is empty where there is
-        nothing to be told.
+        Until this was called, further interrupts of the task find it over, too. Nothing is added if the interrupt is
+        gone, because its user was erased. ``record`` is empty where there is nothing to be told.
         """
         ...
 

@@ -138,10 +138,9 @@ class InMemoryQueue:
     async def correct(self, user_id: str, task_id: str, record: bytes) -> None:
         """See :class:`RequestQueue`."""
         found = self.shelf.interrupts.get((user_id, task_id))
-        if found is not None and found.over and not found.late:
+        if found is None or (found.over and not found.late):
             return
-        if found is not None:
-            self.shelf.interrupts[user_id, task_id] = replace(found, over=True, late=False)
+        self.shelf.interrupts[user_id, task_id] = replace(found, over=True, late=False)
         if record:
             self._change_missed(Settlement("", Outcome.LETTA, user_id=user_id, missed=(record,)))
 

@@ -2,18 +2,16 @@
 --
 -- ARGV 1 missed turns kept of each persona at most  2 and their bytes  3 user  4 task id
 --      5 the record, a line of JSON, '' where there is nothing to be told
--- Returns 1, or 0 where that was noted before.
+-- Returns 1, or 0 where that was noted before, or the interrupt is gone: an erasure of its user removes it.
 
 missed_kept, missed_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local user, task_id, record = ARGV[3], ARGV[4], ARGV[5]
 local task = per_task(user, task_id)
-if interrupt_of(task) == 'over' then
+local value = redis.call('HGET', INTERRUPTS, task)
+if not value or interrupt_of(task) == 'over' then
     return 0
 end
-local value = redis.call('HGET', INTERRUPTS, task)
-if value then  -- Redis may have lost it; the record is told all the same
-    redis.call('HSET', INTERRUPTS, task, (string.gsub(value, '^(%d+) %S+', '%1 over', 1)))
-end
+redis.call('HSET', INTERRUPTS, task, (string.gsub(value, '^(%d+) %S+', '%1 over', 1)))
 if record ~= '' then
     change_missed(user, '', record)
 end
