@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
+from letta_bridge_client.call import Call, InterruptCall, answer
 from letta_bridge_client.ending import end, within
-from letta_bridge_client.errors import NoReply, RedisUnavailable, TaskFailed
-from letta_bridge_client.listener import Interrupted, Listener, Watch
+from letta_bridge_client.errors import NoReply, RedisUnavailable
+from letta_bridge_client.events import Event
+from letta_bridge_client.following import Follower, Looks
+from letta_bridge_client.interrupts import Heard, interrupt_message
+from letta_bridge_client.listener import Gap, Listener, Publication, Watch
+from letta_bridge_client.progress import Progress
 from letta_bridge_client.pusher import Pusher
 from letta_bridge_client.redis_url import RedisClient, close, connect, subscriber
 from letta_bridge_client.replies import Replies
-from letta_bridge_client.reply import Reply, json_object
-from letta_bridge_client.retrying import Outage
-from letta_bridge_client.task import Task, TaskOptions, identifier, reply_key
+from letta_bridge_client.reply import Reply, json_object, text_of
+from letta_bridge_client.reply_stream import ReplyStream
+from letta_bridge_client.retrying import ERRORS, Outage, passes, refused
+from letta_bridge_client.task import Task, TaskOptions, identifier, reply_key, stream_key
 
 _Result = TypeVar("_Result")
 
 DEFAULT_TIMEOUT_SECONDS: Final = 120.0
 _CLOSED: Final = "this Bridge is closed; make another one"
-_SOON_SECONDS: Final = 0.005
-_FIRST_LOOK_SECONDS: Final = 1.0
-_LONGEST_LOOK_SECONDS: Final = 5.0
-"""Between two looks for a kept reply whose publication did not arrive."""
+_PAGE: Final = 500
+"""Events that one command reads."""
 
 
 class Bridge:
@@ -39,6 +43,8 @@ class Bridge:
             ``aclose`` leaves open.
         requests: the list that the bridge reads.
         task_response: begins the channel of one task's reply.
+        task_stream: begins the channel of one task's events.
+        control: the list from which the bridge takes interrupts.
     """
 
     def __init__(
@@ -47,6 +53,8 @@ class Bridge:
         *,
         requests: str = "letta_requests",
         task_response: str = "task_response:",
+        task_stream: str = "task_stream:",
+        control: str = "letta_control",
     ) -> None:
         self._owned = isinstance(redis, str)
         self._closed = False
@@ -54,8 +62,11 @@ class Bridge:
         self._client = connect(redis) if isinstance(redis, str) else redis
         self._requests = requests
         self._task_response = task_response
+        self._task_stream = task_stream
+        self._control = control
         self._outage = Outage()
         self._pusher = Pusher(self._client, requests, self._outage)
+        self._interrupts = Pusher(self._client, control, self._outage)
         near = reply_key(requests, "", "")
         self._listener = Listener(lambda: subscriber(self._client, near), task_response, self._outage)
 
@@ -72,6 +83,7 @@ class Bridge:
         self._closed = True
         await asyncio.gather(*(end(call) for call in self._calls))
         await self._pusher.close()
+        await self._interrupts.close()
         await self._listener.close()
         if self._owned:
             await close(self._client)
@@ -100,8 +112,84 @@ class Bridge:
             RuntimeError: the client was closed.
         """
         task = Task.of(user, text, **options)
-        call = _Call(task.user_id, task.task_id, task)
-        return _answer(await self._within(call, timeout, self._ask(call, task)))
+        call = Call(task.user_id, task.task_id, task)
+        return answer(await self._within(call, timeout, self._ask(call, task)))
+
+    def stream(
+        self,
+        user: str | int,
+        text: str,
+        *,
+        deltas: bool = False,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        **options: Unpack[TaskOptions],
+    ) -> ReplyStream:
+        """Send a user's message and get the answer in parts, while the agent speaks.
+
+        Each event comes once and in order, whatever connections are lost and bridges killed on the way. Also a reply
+        that was not streamed, or no longer is kept in parts, comes as one sentence.
+
+        Args:
+            user: the user's id; decides whose memory it is.
+            text: the message.
+            deltas: also the text as the model writes it.
+            timeout: seconds until the reply is complete.
+            options: see :class:`~letta_bridge_client.task.TaskOptions`.
+
+        Returns:
+            An iterator of events that ends with ``End``, or raises what :meth:`ask` raises; also a context.
+
+        Raises:
+            ValueError: an argument is none.
+        """
+        options["meta"] = {**(options.get("meta") or {}), "stream": True, **({"deltas": True} if deltas else {})}
+        task = Task.of(user, text, **options)
+        return self._streamed(Call(task.user_id, task.task_id, task), Progress(), timeout)
+
+    def resume_stream(
+        self, task_id: str, user: str | int, *, after: int = -1, timeout: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> ReplyStream:
+        """The events of a task that was sent earlier, also by another process; see :meth:`stream`.
+
+        Args:
+            task_id: the task's id.
+            user: whose task it is.
+            after: ``seq`` of the last event that was handled; -1 for all. If the events are no longer kept (15 minutes
+                unless configured otherwise), only ``End`` comes.
+            timeout: seconds until the reply is complete.
+        """
+        call = Call(identifier("user", user), identifier("task_id", task_id), awaits_redis=False)
+        return self._streamed(call, Progress(after), timeout)
+
+    async def interrupt(
+        self,
+        user: str | int,
+        task_id: str | None = None,
+        *,
+        heard: Heard | str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
+        """Break off a reply: no more of it is published, and with the next message the agent learns what was heard.
+
+        Returns as soon as Redis has it. The call that waits for the reply gets one with the status ``interrupted``,
+        unless it was complete before.
+
+        Args:
+            user: whose reply.
+            task_id: of the reply; None for the one that is being answered.
+            heard: the last event that was played (:class:`Heard`), or the beginning of the reply that was heard; None
+                if that is not known.
+            timeout: seconds for the whole call.
+
+        Raises:
+            RedisUnavailable: Redis did not take it in time, or refuses it. Not ``retryable`` without a task id: the
+                second one could break off the next reply.
+            ValueError: an argument is none.
+            RuntimeError: the client was closed.
+        """
+        call = InterruptCall(identifier("user", user), "" if task_id is None else identifier("task_id", task_id))
+        message = interrupt_message(call.user_id, call.task_id, heard)
+        await self._within(call, timeout, self._interrupts.push(message) if call.task_id else self._once(message))
 
     async def submit(
         self,
@@ -113,7 +201,7 @@ class Bridge:
     ) -> str:
         """Send a user's message and return its task id as soon as Redis has it; see :meth:`ask`."""
         task = Task.of(user, text, **options)
-        call = _Call(task.user_id, task.task_id, task)
+        call = Call(task.user_id, task.task_id, task)
         await self._within(call, timeout, self._pusher.push(task.payload))
         return task.task_id
 
@@ -124,14 +212,14 @@ class Bridge:
             TaskFailed: the reply is an error.
             RedisUnavailable: Redis does not answer in time, or refuses.
         """
-        call = _Call(identifier("user", user), identifier("task_id", task_id))
+        call = Call(identifier("user", user), identifier("task_id", task_id))
         kept = await self._within(call, timeout, self._kept(call))
-        return _answer(Reply.of(kept)) if kept else None
+        return answer(Reply.of(kept)) if kept else None
 
     async def resume(self, task_id: str, user: str | int, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Reply:
         """Wait for the reply to a task that was sent earlier, also by another process; see :meth:`ask`."""
-        call = _Call(identifier("user", user), identifier("task_id", task_id), awaits_redis=False)
-        return _answer(await self._within(call, timeout, self._resume(call)))
+        call = Call(identifier("user", user), identifier("task_id", task_id), awaits_redis=False)
+        return answer(await self._within(call, timeout, self._resume(call)))
 
     async def replies(self, after: str | None = None) -> AsyncIterator[tuple[str, Reply]]:
         """The replies to all users' tasks, errors among them, without end, and at least once each.
@@ -160,44 +248,83 @@ class Bridge:
             except TimeoutError:
                 raise RuntimeError(_CLOSED) from None
 
-    async def _ask(self, call: _Call, task: Task) -> Reply:
+    async def _ask(self, call: Call, task: Task) -> Reply:
         async with self._listener.watch(self._task_response + call.task_id) as watch:
             call.before = await self._kept(call) if task.is_named else {}
-            if call.before and (reply := call.outcome(call.before)) is not None:
+            if (reply := call.outcome(call.before)) is not None:
                 return reply
             await self._pusher.push(task.payload)
             call.awaits_redis = False
             return await self._wait(call, watch)
 
-    async def _resume(self, call: _Call) -> Reply:
+    async def _resume(self, call: Call) -> Reply:
         async with self._listener.watch(self._task_response + call.task_id) as watch:
             kept = await self._kept(call)
             return Reply.of(kept) if kept else await self._wait(call, watch)
 
-    async def _kept(self, call: _Call) -> dict[str, Any]:
+    def _streamed(self, call: Call, progress: Progress, timeout: float) -> ReplyStream:
+        async def follow(put: Callable[[Event], None]) -> None:
+            await self._within(call, timeout, self._follow(call, progress, put))
+
+        async def interrupt(heard: Heard | str | None) -> None:
+            await self.interrupt(call.user_id, call.task_id, heard=heard)
+
+        return ReplyStream(call.user_id, call.task_id, follow, interrupt)
+
+    async def _follow(self, call: Call, progress: Progress, put: Callable[[Event], None]) -> None:
+        stream = self._task_stream + call.task_id
+        follower = Follower(call, progress, put, kept=self._kept, events=self._events, push=self._pusher.push)
+        async with self._listener.watch(stream, self._task_response + call.task_id) as watch:
+            await follower.follow(watch, stream)
+
+    async def _events(self, call: Call, first: int) -> list[dict[str, Any]]:
+        """The kept events of a task from a number on, oldest first."""
+        key, events = stream_key(self._requests, call.user_id, call.task_id), list[dict[str, Any]]()
+        while True:
+            page: Any = await self._outage.outlast(partial(self._client.xrange, key, f"{first}-0", "+", _PAGE))
+            for entry, fields in page:
+                first = int(text_of(entry).partition("-")[0]) + 1
+                events.append(json_object({text_of(name): value for name, value in fields.items()}.get("event")))
+            if len(page) < _PAGE:
+                return events
+
+    async def _once(self, message: bytes) -> None:
+        """Push an interrupt of whatever is being answered, which must not be repeated."""
+        try:
+            await self._client.lpush(self._control, message)
+        except ERRORS as error:
+            if not passes(error):
+                raise RedisUnavailable(refused(error), retryable=False) from error
+            raise RedisUnavailable(
+                f"Redis did not confirm the interrupt ({error}); it is not repeated, because without a task id it "
+                "could break off the next reply",
+                retryable=False,
+            ) from error
+
+    async def _kept(self, call: Call) -> dict[str, Any]:
         """The kept reply's JSON object; empty if there is none."""
         key = reply_key(self._requests, call.user_id, call.task_id)
         return json_object(await self._outage.outlast(lambda: self._client.get(key)))
 
-    async def _wait(self, call: _Call, watch: Watch) -> Reply:
-        look = _FIRST_LOOK_SECONDS
+    async def _wait(self, call: Call, watch: Watch) -> Reply:
+        looks = Looks()
         while True:
-            event = await watch.next(look)
+            said = await watch.next(looks.seconds)
             kept = await self._kept(call)
-            if kept and (reply := call.outcome(kept)) is not None:
+            if (reply := call.outcome(kept)) is not None:
                 return reply
-            if isinstance(event, bytes):
-                if (reply := call.unkept(json_object(event))) is not None:
+            if isinstance(said, Publication):
+                if (reply := call.unkept(json_object(said.data))) is not None:
                     return reply
-                look = _SOON_SECONDS  # memory-python answers a moment before the bridge keeps the reply
+                looks.soon()
                 continue
-            if isinstance(event, Interrupted) and call.task is not None:
+            if isinstance(said, Gap) and call.task is not None:
                 # Redis may have lost the task with its last writes. If it has not, the second one is answered with the
                 # reply to the first.
                 await self._pusher.push(call.task.payload)
-            look = min(2 * look, _LONGEST_LOOK_SECONDS)
+            looks.later()
 
-    async def _within(self, call: _Call, seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
+    async def _within(self, call: Call, seconds: float, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Bound a call.
 
         Raises:
@@ -214,9 +341,9 @@ class Bridge:
                 raise NoReply(call.task_id, seconds) from None
             says = f" ({why})" if why else ""
             raise RedisUnavailable(
-                f"Redis did not answer within {seconds:g} s{says}; call again with the task id {call.task_id}, the "
-                "task is not answered twice",
+                f"Redis did not answer within {seconds:g} s{says}; {call.remedy}",
                 call.task_id,
+                retryable=bool(call.task_id),
             ) from why
 
     def _begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
@@ -228,43 +355,3 @@ class Bridge:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return task
-
-
-@dataclass(slots=True)
-class _Call:
-    """Which kept or published reply belongs to the call, as task ids are chosen by strangers and may be used twice."""
-
-    user_id: str
-    task_id: str
-    task: Task | None = None
-    """None if it was pushed earlier."""
-    awaits_redis: bool = True
-    """Whether it waits for Redis, and not for the bridge."""
-    before: Mapping[str, Any] = field(default_factory=dict)
-    """What was kept under the id when the call began."""
-
-    def outcome(self, kept: Mapping[str, Any]) -> Reply | None:
-        """What a kept reply means for the call; None if the call has to wait on."""
-        reply = Reply.of(kept)
-        digest = kept.get("content_digest")
-        if self.task is not None and isinstance(digest, str) and digest != self.task.digest:
-            return None  # another text with this id; the bridge refuses one of the two
-        if kept == self.before and not reply.ok and reply.retryable:
-            return None
-        return reply
-
-    def unkept(self, said: Mapping[str, Any]) -> Reply | None:
-        """The error in a publication whose reply is not kept; None for anything else."""
-        if said.get("error") is not True:
-            return None
-        names_user = "user_id" in said
-        if said.get("user_id") != self.user_id if names_user else self.task is None or self.task.is_named:
-            return None
-        of_task = {"task_id": self.task_id, "user_id": self.user_id, "message": said.get("text")}
-        return Reply.of({**said, **of_task})
-
-
-def _answer(reply: Reply) -> Reply:
-    if not reply.ok:
-        raise TaskFailed(reply)
-    return reply

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio.client import PubSub
@@ -22,21 +23,34 @@ _CONFIRM_SECONDS: Final = 5.0
 """What Redis may take to confirm a subscription before the connection counts as lost."""
 
 
-class Interrupted:
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message on a channel."""
+
+    channel: str
+    data: bytes
+
+
+class Gap:
     """Stands for publications that may have been missed, because the connection was lost meanwhile."""
 
 
-INTERRUPTED: Final = Interrupted()
+GAP: Final = Gap()
 
 
 class Watch:
-    """What happens on one channel from now on."""
+    """What happens on some channels from now on.
 
-    def __init__(self) -> None:
+    Args:
+        channels: their names.
+    """
+
+    def __init__(self, channels: tuple[str, ...]) -> None:
+        self.channels = channels
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.events: asyncio.Queue[bytes | Interrupted] = asyncio.Queue()
+        self.events: asyncio.Queue[Publication | Gap] = asyncio.Queue()
 
-    async def next(self, seconds: float) -> bytes | Interrupted | None:
+    async def next(self, seconds: float) -> Publication | Gap | None:
         """The next event; None if there is none within ``seconds``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -69,15 +83,16 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def watch(self, channel: str) -> AsyncIterator[Watch]:
-        """Listen to ``channel``; Redis has confirmed it when the block begins. Waits while Redis is away.
+    async def watch(self, *channels: str) -> AsyncIterator[Watch]:
+        """Listen to ``channels``; Redis has confirmed all when the block begins. Waits while Redis is away.
 
         Raises:
             RedisUnavailable: Redis refuses to be listened to.
         """
-        watch, others = Watch(), self._watches.setdefault(channel, [])
-        others.append(watch)
-        if channel in self._confirmed:
+        watch = Watch(channels)
+        for channel in channels:
+            self._watches.setdefault(channel, []).append(watch)
+        if self._confirmed.issuperset(channels):
             watch.listening.set_result(None)
         else:
             self._update_soon()
@@ -85,10 +100,11 @@ class Listener:
             await watch.listening
             yield watch
         finally:
-            others.remove(watch)
-            if not others:
-                del self._watches[channel]
-                self._update_soon()
+            for channel in channels:
+                self._watches[channel].remove(watch)
+                if not self._watches[channel]:
+                    del self._watches[channel]
+                    self._update_soon()
 
     async def close(self) -> None:
         """Stop listening; whoever still waits for a subscription is cancelled."""
@@ -160,14 +176,17 @@ class Listener:
         watches = self._watches.get(name, ())
         if message["type"] == "message":
             data = message["data"]
+            said = Publication(name, data if isinstance(data, bytes) else str(data).encode())
             for watch in watches:
-                watch.events.put_nowait(data if isinstance(data, bytes) else str(data).encode())
+                watch.events.put_nowait(said)
         elif message["type"] == "subscribe" and name in self._subscribed:
             self._outage.error = None
             self._confirmed.add(name)
             for watch in watches:
+                if not self._confirmed.issuperset(watch.channels):
+                    continue
                 if watch.listening.done():
-                    watch.events.put_nowait(INTERRUPTED)
+                    watch.events.put_nowait(GAP)
                 else:
                     watch.listening.set_result(None)
 

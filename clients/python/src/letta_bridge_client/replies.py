@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from letta_bridge_client.errors import RepliesMissed
 from letta_bridge_client.redis_url import RedisClient
-from letta_bridge_client.reply import Reply, json_object
+from letta_bridge_client.reply import Reply, json_object, text_of
 from letta_bridge_client.retrying import Outage
 
 _BLOCK_MS: Final = 1000
@@ -62,22 +62,17 @@ class Replies:
     async def _read(self, cursor: str) -> list[tuple[str, dict[str, Any]]]:
         found: Any = await self._client.xread({self._stream: cursor}, count=_BATCH, block=_BLOCK_MS)
         entries = found[0][1] if found else []
-        return [(_text(entry), _fields(fields)) for entry, fields in entries]
+        return [(text_of(entry), _fields(fields)) for entry, fields in entries]
 
     async def _ends(self) -> tuple[str, str]:
         """The ids of the oldest and of the newest entry."""
         first: Any = await self._client.xrange(self._stream, count=1)
         last: Any = await self._client.xrevrange(self._stream, count=1)
-        return (_text(first[0][0]) if first else _BEGINNING), (_text(last[0][0]) if last else _BEGINNING)
-
-
-def _text(value: bytes | str) -> str:
-    """A client that the caller made may decode by itself."""
-    return value.decode() if isinstance(value, bytes) else value
+        return (text_of(first[0][0]) if first else _BEGINNING), (text_of(last[0][0]) if last else _BEGINNING)
 
 
 def _fields(fields: Mapping[Any, Any]) -> dict[str, Any]:
-    return {_text(name): value for name, value in fields.items()}
+    return {text_of(name): value for name, value in fields.items()}
 
 
 def _place(cursor: str) -> tuple[int, int]:

@@ -24,11 +24,12 @@ class Reply:
     task_id: str
     user_id: str
     text: str
-    """What to show the user; of an error, a sentence for people with the remedy."""
+    """What to show the user; of an interrupted reply, what was published of it; of an error, a sentence for people with
+    the remedy."""
     source: str
     """``letta``: the user's agent; ``memory-python``: short-term memory; ``letta_bridge``: an error."""
     status: str = "ok"
-    """``ok``, ``error``, or ``interrupted``: the user broke the reply off, and ``text`` is what was published of it."""
+    """``ok``, ``interrupted`` or ``error``."""
     code: str = ""
     """Of an error; stable."""
     retryable: bool = False
@@ -46,7 +47,7 @@ class Reply:
     canned: bool = False
     """Whether the text is the configured sentence of memory-python, because no model answered."""
     heard_text: str | None = None
-    """Of an interrupted reply: the part that the user heard, if that is known."""
+    """Of an interrupted reply: the part of ``text`` that the user heard; None if nobody said."""
     attempts: int = 1
     """How many times the task was handed to a bridge."""
     timestamp: float = 0.0
@@ -56,8 +57,13 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Whether it is an answer, if only the beginning of one, and not an error."""
+        """Whether it is an answer, not an error; also one that the user broke off."""
         return self.status != "error"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user broke it off."""
+        return self.status == "interrupted"
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
@@ -84,6 +90,11 @@ class Reply:
             timestamp=_number(content.get("timestamp")),
             raw=content,
         )
+
+
+def text_of(value: bytes | str) -> str:
+    """What Redis says; a client that the caller made may decode by itself."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def json_object(text: bytes | str | None) -> dict[str, Any]:

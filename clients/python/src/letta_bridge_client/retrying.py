@@ -87,5 +87,5 @@ def refused(error: Exception) -> str:
     """The sentence about a failure that does not pass."""
     return (
         f"Redis refuses this client ({error}); check the user and password in the address of Redis, and that user's "
-        "rights on letta_requests and its replies"
+        "rights on letta_requests, its replies and their streams, and on letta_control"
     )

@@ -99,8 +99,16 @@ def identifier(name: str, value: str | int) -> str:
 
 def reply_key(requests: str, user_id: str, task_id: str) -> str:
     """The key under which the bridge keeps the reply to a task of the queue ``requests``."""
-    user = user_id.replace("%", "%25").replace(":", "%3A")
-    return f"{{{requests}}}:reply:{user}:{task_id}"
+    return f"{{{requests}}}:reply:{_per_task(user_id, task_id)}"
+
+
+def stream_key(requests: str, user_id: str, task_id: str) -> str:
+    """The key under which the bridge keeps the events of a task of the queue ``requests``."""
+    return f"{{{requests}}}:stream:{_per_task(user_id, task_id)}"
+
+
+def _per_task(user_id: str, task_id: str) -> str:
+    return f"{user_id.replace('%', '%25').replace(':', '%3A')}:{task_id}"
 
 
 def _digest(text: str, persona: str | None) -> str:
