@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -411,17 +410,18 @@ def speaking(redis_url: str) -> Iterator[str]:
         async with Redis.from_url(redis_url) as client:
             stand_in = StandIn(client)
             while not over.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.2):
-                        task = await stand_in.take()
-                    await stand_in.sentence(task, "One. ")
-                    await stand_in.sentence(task, "Two. ")
-                    if task["content"] == "speak on":
-                        await stand_in.end(task, "One. Two. ")
-                        continue
-                    heard = (await stand_in.take(CONTROL))["heard"]
-                    await stand_in.say(task, "interrupted", heard=heard)
-                    await stand_in.end(task, "One. Two. ", status="interrupted", heard_text="One.")
+                if not await client.llen(QUEUE):
+                    await asyncio.sleep(0.01)
+                    continue
+                task = await stand_in.take()
+                await stand_in.sentence(task, "One. ")
+                await stand_in.sentence(task, "Two. ")
+                if task["content"] == "speak on":
+                    await stand_in.end(task, "One. Two. ")
+                    continue
+                heard = (await stand_in.take(CONTROL))["heard"]
+                await stand_in.say(task, "interrupted", heard=heard)
+                await stand_in.end(task, "One. Two. ", status="interrupted", heard_text="One.")
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

@@ -11,6 +11,7 @@ import typer
 from letta_bridge.cli.common import ConfigOption, Exit, JsonOption, ask_redis, fail, settings_or_exit, tell
 from letta_bridge.cli.local_bridge import not_ready
 from letta_bridge.cli.pause import pause_told
+from letta_bridge.cli.streamed_reply import show, told_of_interrupt
 from letta_bridge.request_queue import failure_causes, obstacles
 from letta_bridge.request_queue.admin import QueueAdmin
 from letta_bridge.settings import BridgeSettings
@@ -26,17 +27,19 @@ def send(
     memory: Annotated[str, typer.Option(help="permanent or temporary.")] = "permanent",
     wait: Annotated[float, typer.Option(help="Seconds to wait for the reply.", min=0)] = 120.0,
     *,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the reply while the agent speaks.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Push one task and wait for its reply.
 
     The reply's text goes to standard output; who answered, and the obstacle that keeps the task waiting, to standard
-    error.
+    error. With --stream, sentences appear as they come (with --json, one event per line), and Ctrl-C interrupts the
+    reply: the agent learns what was shown of it.
     """
     settings = settings_or_exit(config)
     try:
-        message = _Message(identifier("user", user or ANONYMOUS), text, memory, wait)
+        message = _Message(identifier("user", user or ANONYMOUS), text, memory, wait, stream=stream, as_json=as_json)
     except ValueError as error:
         fail(str(error), Exit.USAGE)
     task_id, reply, obstacle = ask_redis(settings, lambda client: _exchange(client, settings, message))
@@ -44,12 +47,16 @@ def send(
         why = obstacle or not_ready(settings.bridge) or "a bridge is alive, but may be busy; see 'letta-bridge lanes'"
         fail(f"no reply to task {task_id} within {wait:g} s: {why}", Exit.TIMEOUT)
     if as_json:
-        typer.echo(json.dumps(reply.raw, ensure_ascii=False))
+        if not stream or not reply.ok:
+            typer.echo(json.dumps(reply.raw, ensure_ascii=False))
     elif reply.ok:
-        typer.echo(reply.text)
-        tell(_answered_by(reply))
+        if not stream:
+            typer.echo(reply.text)
+        tell(told_of_interrupt(reply) if reply.interrupted else _answered_by(reply))
     else:
         tell(reply.text)
+    if reply.interrupted:
+        raise typer.Exit(int(Exit.INTERRUPTED))
     raise typer.Exit(int(Exit.DONE if reply.ok else Exit.FAILED))
 
 
@@ -76,6 +83,8 @@ class _Message:
     text: str
     memory: str
     wait_seconds: float
+    stream: bool
+    as_json: bool
 
 
 async def _exchange(
@@ -89,16 +98,41 @@ async def _exchange(
     """
     await client.ping()  # without Redis the command ends at once
     queue = settings.queue
-    async with Bridge(client, requests=queue.requests, task_response=queue.task_response) as bridge:
+    async with Bridge(
+        client,
+        requests=queue.requests,
+        task_response=queue.task_response,
+        task_stream=queue.task_stream,
+        control=queue.control,
+    ) as bridge:
         try:
+            if message.stream:
+                return await _streamed(bridge, client, settings, message)
             task_id = await bridge.submit(message.user, message.text, memory=message.memory)
-            if (obstacle := await _obstacle(client, settings, message.user)) is not None:
-                tell(f"the task waits: {obstacle}")
+            await _tell_obstacle(client, settings, message.user)
             return task_id, await _reply(bridge, task_id, message), None
         except NoReply as error:
             return error.task_id, None, await _obstacle(client, settings, message.user)
         except RedisUnavailable as error:
             raise error.__cause__ or ConnectionError(str(error)) from None
+
+
+async def _streamed(
+    bridge: Bridge, client: RedisClient, settings: BridgeSettings, message: _Message
+) -> tuple[str, Reply, None]:
+    """As :func:`_exchange`, while the reply is shown."""
+    seconds = message.wait_seconds
+    async with bridge.stream(message.user, message.text, memory=message.memory, timeout=seconds) as stream:
+        await _tell_obstacle(client, settings, message.user)
+        try:
+            return stream.task_id, await show(stream, as_json=message.as_json), None
+        except TaskFailed as error:
+            return stream.task_id, error.reply, None
+
+
+async def _tell_obstacle(client: RedisClient, settings: BridgeSettings, user_id: str) -> None:
+    if (obstacle := await _obstacle(client, settings, user_id)) is not None:
+        tell(f"the task waits: {obstacle}")
 
 
 async def _reply(bridge: Bridge, task_id: str, message: _Message) -> Reply:
