@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from letta_bridge_client import Bridge, Reply
+from letta_bridge_client import Bridge, End, Reply, Restart, Sentence
 from local_stack.fixtures import BridgeFactory, DoubleFactory
 from local_stack.valkey import Valkey
 
@@ -83,6 +83,50 @@ with SyncBridge({redis_url!r}) as bridge:
     assert again.stdout.startswith("asking\n")
     assert len(again.stdout) > len("asking\n\n")
     assert len(said(history)) == 1
+
+
+async def test_each_sentence_comes_once_while_bridges_and_redis_are_killed(
+    letta_double: DoubleFactory, bridge_factory: BridgeFactory, tmp_path: Path
+) -> None:
+    letta = letta_double(tmp_path / "letta.db", latency=0.3)
+    valkey = Valkey(tmp_path / "valkey", options={"appendfsync": "always"})
+    valkey.start()
+    valkey.wait_ready()
+    try:
+        bridges = [bridge_factory(valkey.url, letta.url, data=name, LEASE_SECONDS="2") for name in ("one", "two")]
+        async with Bridge(valkey.url) as client:
+            calls = [
+                asyncio.create_task(streamed(client, f"user-{number % USERS}", f"第{number:03}句。还有吗？"))
+                for number in range(CALLS)
+            ]
+            await until_answered(calls, CALLS // 8)
+            bridges[0].kill()
+            await until_answered(calls, CALLS // 4)
+            await asyncio.to_thread(restart, valkey)
+            await until_answered(calls, CALLS // 2)
+            await asyncio.to_thread(restart, bridges[0])
+            replies = await asyncio.gather(*calls)
+    finally:
+        valkey.kill()
+    assert {reply.source for reply in replies} == {"letta"}
+    assert all(reply.ok for reply in replies)
+
+
+async def streamed(client: Bridge, user: str, text: str) -> Reply:
+    """The reply, after its events were checked."""
+    said, numbers = "", list[int]()
+    async for event in client.stream(user, text, timeout=120):
+        numbers.append(event.seq)
+        if isinstance(event, Restart):
+            assert event.reason != "events_lost"
+            said = ""
+        elif isinstance(event, Sentence):
+            said += event.text
+        elif isinstance(event, End):
+            assert said == event.reply.text
+            assert numbers == list(range(len(numbers)))
+            return event.reply
+    raise AssertionError("a stream without an end")
 
 
 async def until_answered(calls: list[asyncio.Task[Reply]], count: int) -> None:
