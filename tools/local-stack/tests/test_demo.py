@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 import redis
 
-from letta_bridge_client.task import reply_key
+from letta_bridge_client.task import reply_key, stream_key
 from local_stack.demo import Demo
 from local_stack.stack import Stack
 
 pytestmark = pytest.mark.integration
 
+_HEARD: Final = "Your name is Ada."
 _ANSWERS = {
+    "What do you know about me?": f"{_HEARD} Your cat is called Mochi.",
+    "What did I hear?": f"You heard only this: {_HEARD}",
     "What is my name?": "Your name is Ada.",
     "我叫什么名字?": "你叫小明。",
     "What do I like?": "You like oolong tea.",
@@ -52,6 +55,15 @@ class Part:
         assert self.up
 
 
+def speak(client: Any, task: dict[str, Any]) -> None:
+    """The first sentence of an answer, until an interrupt comes."""
+    ids = {"task_id": task["task_id"], "user_id": task["user_id"]}
+    event = json.dumps({"seq": 0, **ids, "attempt": 1, "type": "sentence", "text": _HEARD, "speech": _HEARD})
+    client.xadd(stream_key("letta_requests", task["user_id"], task["task_id"]), {"event": event}, id="0-1")
+    client.publish(f"task_stream:{task['task_id']}", event)
+    assert json.loads(client.brpop(["letta_control"], timeout=30)[1])["heard"] == {"seq": 0, "characters": 0}
+
+
 @contextmanager
 def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterator[None]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -63,6 +75,9 @@ def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterat
                     task = json.loads(taken[1])
                     task_id, user_id = task["task_id"], task["user_id"]
                     reply = {"task_id": task_id, "user_id": user_id, **answer(task["content"])}
+                    if task["meta"].get("stream"):
+                        speak(client, task)
+                        reply = {**reply, "response_text": _HEARD, "status": "interrupted", "heard_text": _HEARD}
                     client.set(reply_key("letta_requests", user_id, task_id), json.dumps(reply))
                     client.publish(f"task_response:{task_id}", json.dumps({"text": "", "source": reply["source"]}))
 
@@ -78,7 +93,12 @@ def answering(redis_url: str, answer: Callable[[str], dict[str, Any]]) -> Iterat
 @pytest.fixture
 def stack(redis_url: str) -> SimpleNamespace:
     return SimpleNamespace(
-        redis_url=redis_url, bridge=Part(), letta=Part(), memories=lambda: 1000, leaves_letta_alone=lambda: False
+        redis_url=redis_url,
+        bridge=Part(),
+        letta=Part(),
+        memories=lambda: 1000,
+        leaves_letta_alone=lambda: False,
+        slow_model=lambda _pace_ms: nullcontext(),
     )
 
 
@@ -96,7 +116,7 @@ def test_holds_when_every_user_behaves(stack: SimpleNamespace, answer: Callable[
     with answering(stack.redis_url, answer):
         assert Demo(cast("Stack", stack), lines.append).run()
     assert (stack.bridge.deaths, stack.letta.deaths) == (1, 1)
-    assert lines[-1] == "All 19 expectations held."
+    assert lines[-1] == "All 22 expectations held."
     assert any("小明" in line for line in lines)
 
 
@@ -121,7 +141,7 @@ def test_demo_names_broken_promises(
         assert not demo.run()
     assert len(demo.failures) == 2  # asked twice
     assert complaint in demo.failures[0]
-    assert any("2 of 19 expectations did not hold" in line for line in lines)
+    assert any("2 of 22 expectations did not hold" in line for line in lines)
 
 
 def test_a_fact_short_term_memory_holds_still_proves_nothing(

@@ -155,3 +155,45 @@ def test_a_tool_call_can_be_forced(request_of: Requests) -> None:
 )
 def test_requests_of_an_odd_shape_are_echoed(messages: list[Any]) -> None:
     assert _reply({"messages": messages, "tools": [None, {}, {"function": None}]}) == Reply("echo: ")
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        (
+            [
+                {"role": "assistant", "content": "One."},
+                {
+                    "role": "system",
+                    "content": "(The user interrupted you there. The user heard only what the message "
+                    "before this one says.)",
+                },
+            ],
+            "You heard only this: One.",
+        ),
+        (
+            [
+                {"role": "assistant", "content": "One. Two."},
+                {"role": "system", "content": "(The user interrupted you. The next message is what the user heard.)"},
+                {"role": "assistant", "content": "One."},
+            ],
+            "You heard only this: One.",
+        ),
+        (
+            [
+                {"role": "assistant", "content": "An earlier answer."},
+                {"role": "system", "content": "(The user interrupted you before hearing anything of your answer.)"},
+            ],
+            "I was not interrupted, or you heard nothing.",
+        ),
+        ([{"role": "assistant", "content": "One."}], "I was not interrupted, or you heard nothing."),
+    ],
+)
+def test_it_tells_what_it_was_told_of_an_interrupt(request_of: Requests, told: list[Any], answer: str) -> None:
+    assert _reply(request_of("Count for me.", *told, "What did I hear?", human="")).text == answer
+
+
+def test_it_tells_so_in_chinese_too(request_of: Requests) -> None:
+    note = {"role": "system", "content": "(用户在那里打断了你。你的回答用户只听到上一条消息中的内容,其余没有说出。)"}
+    told = ["数一数。", {"role": "assistant", "content": "一。"}, note]
+    assert _reply(request_of(*told, "我刚才听到了什么？", human="")).text == "你只听到：一。"

@@ -9,7 +9,7 @@ from typing import Self
 
 import redis
 
-from letta_bridge_client import NoReply, RedisUnavailable, Reply, SyncBridge, TaskFailed
+from letta_bridge_client import NoReply, RedisUnavailable, Reply, SyncBridge, SyncReplyStream, TaskFailed
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Chat:
         task_id = self._bridge.submit(user, text, lang=lang)
         self._pushed[task_id] = user, began
         return task_id
+
+    def listen(self, user: str, text: str, lang: str, timeout: float) -> SyncReplyStream:
+        """Push a task whose reply comes in parts."""
+        return self._bridge.stream(user, text, lang=lang, timeout=timeout)
 
     def short_term(self, user: str) -> list[str]:
         """memory-python's short-term memory of a user: its records as JSON text, newest first."""

@@ -7,11 +7,13 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from letta_bridge_client import BridgeError, Sentence
 from local_stack.chat import Answer, Chat
 from local_stack.stack import Stack
 
 _NAME_WIDTH = len("memory-python")
 _REPLY_TIMEOUT_SECONDS = 120.0  # seconds for one reply: a takeover and every retry fit in
+_PACE_MS = 300.0  # between two tokens of an answer that is interrupted
 _RECALL_POLL_SECONDS = 1.0  # seconds between two looks whether everything that was said is a long-term memory
 
 SHORT_TERM = 4
@@ -51,6 +53,7 @@ class Demo:
         self._say("each line they say is LPUSHed on letta_requests, task_response:<task id> announces its reply.")
         with Chat(self._stack.redis_url) as chat:
             self._introductions(chat)
+            self._interrupted(chat)
             self._bridge_dies(chat)
             self._letta_dies(chat)
             self._long_ago(chat)
@@ -70,6 +73,30 @@ class Demo:
         self._talk(chat, ADA, "My name is Ada.", "letta")
         self._talk(chat, MING, "我叫小明。", "letta")
         self._talk(chat, ADA, "My cat is called Mochi.", "letta")
+
+    def _interrupted(self, chat: Chat) -> None:
+        self._title("Ada interrupts an answer that is being spoken; the agent knows what she heard of it")
+        question, spoken = "What do you know about me?", ""
+        self._say(f"  {_right(ADA.name)} ▸ {question}")
+        try:
+            with (
+                self._stack.slow_model(_PACE_MS),
+                chat.listen(_id(ADA), question, ADA.lang, _REPLY_TIMEOUT_SECONDS) as stream,
+            ):
+                for event in stream:
+                    if isinstance(event, Sentence) and event.speech and not spoken:
+                        spoken = event.speech
+                        self._say(f"  {_right('letta')} ◂ {spoken} …")
+                        stream.heard(event)
+                        stream.interrupt()
+                        self._note("Ada interrupts: an interrupt on letta_control, with what she heard")
+                reply = stream.reply
+        except BridgeError as error:
+            self._expect(held=False, failure=f"Ada: no streamed reply: {error}")
+            return
+        self._expect(reply is not None and reply.interrupted, "Ada: the reply was not interrupted")
+        told = self._talk(chat, ADA, "What did I hear?", "letta", "Ada")
+        self._expect("Mochi" not in told, f"Ada never heard of Mochi, but the agent says: {told!r}")
 
     def _bridge_dies(self, chat: Chat) -> None:
         bridge = self._stack.bridge
@@ -124,14 +151,14 @@ class Demo:
         self._talk(chat, MING, "我喜欢什么?", "letta", "围棋")
         self._talk(chat, ADA, "What is my name?", "letta", "Ada")
 
-    def _talk(self, chat: Chat, user: User, text: str, source: str, part: str = "") -> None:
-        self._hear(chat, self._ask(chat, user, text), user, source, part)
+    def _talk(self, chat: Chat, user: User, text: str, source: str, part: str = "") -> str:
+        return self._hear(chat, self._ask(chat, user, text), user, source, part)
 
     def _ask(self, chat: Chat, user: User, text: str) -> str:
         self._say(f"  {_right(user.name)} ▸ {text}")
         return chat.say(_id(user), text, user.lang)
 
-    def _hear(self, chat: Chat, task_id: str, user: User, source: str, part: str) -> None:
+    def _hear(self, chat: Chat, task_id: str, user: User, source: str, part: str) -> str:
         answer = chat.answer(task_id, _REPLY_TIMEOUT_SECONDS)
         problem = _problem(answer, source, part)
         mark = "✗" if problem else "✓"
@@ -139,6 +166,7 @@ class Demo:
             self._say(f"  {_right(answer.source)} ◂ {answer.text}   {mark} to {user.name}, {answer.seconds:.1f} s")
             self._turns += 1
         self._expect(not problem, f"{user.name}: {problem}")
+        return answer.text if answer else ""
 
     def _expect(self, held: bool, failure: str) -> None:
         if held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +101,14 @@ class ScriptedModel(Process):
             environment=environment(),
             ready=answers(f"{self.base_url}/health"),
         )
+
+    def set_pace(self, milliseconds: float) -> None:
+        """Pause after each token of a streamed answer."""
+        dial = json.dumps({"pace_ms": milliseconds}).encode()
+        request = urllib.request.Request(  # noqa: S310  # http, our own
+            f"{self.base_url}/control/faults", dial, {"Content-Type": "application/json"}, method="PUT"
+        )
+        urllib.request.urlopen(request, timeout=10.0).close()  # noqa: S310  # http, our own
 
     @property
     def access(self) -> ModelAccess:

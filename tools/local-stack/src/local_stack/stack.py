@@ -8,8 +8,8 @@ import os
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -182,6 +182,18 @@ class Stack:
         """Whether the bridge asks no Letta server at present, because they failed a moment ago."""
         with urllib.request.urlopen(f"{self.bridge.url}/health", timeout=5.0) as answer:  # noqa: S310  # http, our own
             return "open" in json.load(answer)["breakers"].values()
+
+    @contextmanager
+    def slow_model(self, pace_ms: float) -> Iterator[None]:
+        """In the block, the scripted model pauses after each token of a streamed answer; others are left alone."""
+        scripted = next((process for process in self.processes if isinstance(process, ScriptedModel)), None)
+        if scripted is not None:
+            scripted.set_pace(pace_ms)
+        try:
+            yield
+        finally:
+            if scripted is not None:
+                scripted.set_pace(0)
 
     def stop(self) -> None:
         """Ends everything, last started first."""

@@ -162,6 +162,12 @@ QUESTIONS: tuple[Question, ...] = (
     ),
 )
 
+WHAT_WAS_HEARD = r"what did i hear\b.*|我(?:刚才)?(?:都)?听到了(?:什么|啥|哪里|哪儿).*"
+"""Asks how much of the answer before was heard, which a note about an interrupt tells the model."""
+INTERRUPT_NOTE = r"interrupted you|打断了你"
+HEARD_BEFORE_NOTE = r"message before this one|上一条消息"
+HEARD_BEHIND_NOTE = r"next message|下一条消息"
+
 REMEMBER = r"(?:please )?remember(?: that|:)? ?|(?:请|帮我)?记(?:住|得|一下)[,:，：]? ?"
 COURTESIES = (
     r"(?:hi|hello|hey)(?: there)?[,!:]? +",
@@ -204,6 +210,8 @@ SAME_SUBJECT: dict[str, str] = {
 PHRASES: dict[str, dict[Language, str]] = {
     "noted": {"en": "Noted: {text}", "zh": "记住了：{text}"},
     "not stored": {"en": "I could not store this: {text}", "zh": "没能记住：{text}"},
+    "heard": {"en": "You heard only this: {text}", "zh": "你只听到：{text}"},
+    "nothing heard": {"en": "I was not interrupted, or you heard nothing.", "zh": "我没有被打断，或者你什么也没听到。"},
     "unknown": {"en": "I do not know that yet.", "zh": "这个我还不知道。"},
     "echo": {"en": "echo: {text}", "zh": "echo: {text}"},
     "summary": {"en": "Summary of {count} lines. {text}", "zh": "{count} 行的摘要。{text}"},

@@ -1,7 +1,8 @@
 """The script: a pure function from a conversation to the model's answer.
 
 In this order: facts the user has stated and memory does not hold yet are stored, one tool call a step; a question is
-answered from memory and from what was said; a statement is confirmed; anything else is echoed.
+answered from memory and from what was said, also which part of an interrupted answer was heard; a statement is
+confirmed; anything else is echoed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 from scripted_model import facts
 from scripted_model.conversation import Conversation, Said, ToolUse
 from scripted_model.facts import Fact
-from scripted_model.grammar import PHRASES
+from scripted_model.grammar import HEARD_BEFORE_NOTE, HEARD_BEHIND_NOTE, INTERRUPT_NOTE, PHRASES, WHAT_WAS_HEARD
 
 _BLOCK = "human"
+_WHAT_WAS_HEARD = re.compile(WHAT_WAS_HEARD, re.IGNORECASE)
 _SUMMARISER = re.compile(r"summar|摘要|总结|概括", re.IGNORECASE)
 
 
@@ -57,6 +59,9 @@ def reply(conversation: Conversation, *, must_store: bool = False) -> Reply:
         if call and not _tried(call, conversation):
             return Reply(call=call)
 
+    if _WHAT_WAS_HEARD.match(text):
+        heard = _heard(conversation)
+        return _say(PHRASES["heard" if heard else "nothing heard"][language].format(text=heard), conversation)
     question = facts.asked(text)
     if question:
         found = facts.matching(question, facts.merged([*held, *waiting]))
@@ -71,6 +76,20 @@ def reply(conversation: Conversation, *, must_store: bool = False) -> Reply:
 def summarising(conversation: Conversation) -> bool:
     """Whether this is no conversation but a request to summarise one."""
     return not conversation.tools and not conversation.blocks and bool(_SUMMARISER.search(conversation.system))
+
+
+def _heard(conversation: Conversation) -> str:
+    """What the newest note about an interrupt says was heard of the answer; empty for nothing, and without a note."""
+    said = [event for event in conversation.timeline if isinstance(event, Said)]
+    for place in range(len(said) - 1, -1, -1):
+        note = said[place]
+        if note.role == "assistant" or not re.search(INTERRUPT_NOTE, note.text):
+            continue
+        beside = place - 1 if re.search(HEARD_BEFORE_NOTE, note.text) else place + 1
+        has_words = beside < place or re.search(HEARD_BEHIND_NOTE, note.text)
+        is_answer = 0 <= beside < len(said) and said[beside].role == "assistant"
+        return said[beside].text.strip() if has_words and is_answer else ""
+    return ""
 
 
 def _held(conversation: Conversation) -> list[Fact]:
