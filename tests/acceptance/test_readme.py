@@ -42,12 +42,19 @@ def test_the_documents_producer_gets_a_reply(
     ("readme", "answer"),
     [("clients/python/README.md", "Your name is Ada."), ("clients/python/README.zh-CN.md", "你叫小明。")],
 )
-def test_the_clients_readme_asks_and_follows(
+def test_the_clients_readme_asks_streams_and_follows(
     readme: str, answer: str, redis_url: str, letta: Letta, bridge_factory: BridgeFactory
 ) -> None:
     bridge_factory(redis_url, letta)
-    ask, follow = _programs(readme)
+    ask, speak, follow = _programs(readme)
     assert _output(ask, redis_url) == f"{answer} letta"
+    listener = """
+async def say(text):
+    print(text)
+
+assert asyncio.run(speak(say, print)).ok
+"""
+    assert _output(f"{speak}{listener}", redis_url) == answer
     ends_after_two = """
 class Store(dict):
     def __setitem__(self, name, value):

@@ -77,7 +77,7 @@ class StandIn:
             await self.respond(task, text=text, source="letta")
 
     async def fail(self, task: dict[str, Any], code: str, *, retryable: bool = True) -> None:
-        about = {"code": code, "message": "Wait.", "retryable": retryable}
+        about: dict[str, Any] = {"code": code, "message": "Wait.", "retryable": retryable}
         await self.keep(task, "", error=True, **about)
         await self.say(task, "error", **about)
 
@@ -115,15 +115,13 @@ async def test_sentences_come_while_the_agent_speaks(bridge: Bridge, stand_in: S
         assert await anext(stream) == Started(0, 1, "letta", "agent-1")
         await stand_in.sentence(task, "One. ")
         assert await anext(stream) == Sentence(1, 1, "One. ", "One.")
-        assert stream.reply is None
         await stand_in.sentence(task, "Two.")
         await stand_in.end(task, "One. Two.")
         rest = await all_of(stream)
         assert texts(rest) == ["Two."]
         assert isinstance(rest[-1], End)
         assert rest[-1].reply == stream.reply
-        assert stream.reply
-        assert (stream.reply.text, stream.reply.agent_id) == ("One. Two.", "agent-1")
+        assert (rest[-1].reply.text, rest[-1].reply.agent_id) == ("One. Two.", "agent-1")
         assert await all_of(stream) == []
 
 

@@ -199,3 +199,38 @@ def test_interrupted_replay_names_the_line_to_go_on_with(redis_url: str, started
         assert (int(told[1]), int(told[2])) == (pushed, pushed + 1)
     else:
         assert pushed - int(told[1]) in {0, 1}
+
+
+@pytest.mark.process
+@pytest.mark.integration
+def test_interrupted_stream_says_what_was_heard(started: Any, redis_url: str) -> None:
+    """^C interrupts the reply, not only the command: the agent learns what was on the screen."""
+    command = started("send", "count", "--user", "ada", "--stream")
+    with redis.Redis.from_url(redis_url) as client:
+        task = json.loads(taken(client, "letta_requests"))
+        ids = {"task_id": task["task_id"], "user_id": "ada"}
+
+        def say(seq: int, kind: str, **fields: Any) -> None:
+            event = json.dumps({"v": 1, "seq": seq, **ids, "attempt": 1, "type": kind, **fields})
+            client.xadd(f"{Q}:stream:ada:{task['task_id']}", {"event": event, "by": "1 1"}, id=f"{seq}-1")
+            client.publish(f"task_stream:{task['task_id']}", event)
+
+        say(0, "started", source="letta")
+        say(1, "sentence", text="One. ", speech="One.")
+        assert command.stdout.read(5) == "One. "
+        command.send_signal(signal.SIGINT)
+        heard = {"seq": 1, "characters": 0}
+        assert json.loads(taken(client, "letta_control")) == {"type": "interrupt", **ids, "heard": heard}
+        say(2, "interrupted", heard=heard)
+        reply = {**ids, "response_text": "One. ", "status": "interrupted", "heard_text": "One.", "source": "letta"}
+        say(3, "end", reply=reply)
+    output, told = command.communicate(timeout=60)
+    assert (command.returncode, output) == (130, "\n")
+    assert "another Ctrl-C ends this command at once" in told
+    assert told.splitlines()[-1].endswith("the agent learns that of its answer only this was heard: One.")
+
+
+def taken(client: Any, key: str) -> Any:
+    found = client.brpop([key], timeout=60)
+    assert found is not None
+    return found[1]
