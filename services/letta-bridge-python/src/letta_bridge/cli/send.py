@@ -103,7 +103,7 @@ async def _exchange(
         requests=queue.requests,
         task_response=queue.task_response,
         task_stream=queue.task_stream,
-        control=queue.control,
+        control=queue.control_list,
     ) as bridge:
         try:
             if message.stream:
