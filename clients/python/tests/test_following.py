@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from letta_bridge_client import End, Event, Sentence
+from letta_bridge_client import following as following_module
 from letta_bridge_client.call import Call
 from letta_bridge_client.following import Follower
 from letta_bridge_client.listener import GAP, Publication, Watch
@@ -17,6 +18,13 @@ from letta_bridge_client.progress import Progress
 from letta_bridge_client.task import Task
 
 CHANNEL = "task_stream:1"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is looked at after a moment, not after seconds."""
+    monkeypatch.setattr(following_module, "_FIRST_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(following_module, "_LONGEST_LOOK_SECONDS", 0.02)
 
 
 class Stream:
@@ -54,7 +62,6 @@ class Stream:
 FATES = ("heard", "missed", "twice", "gap", "other user", "no answer")
 
 
-@pytest.mark.virtual_time
 @pytest.mark.parametrize("seed", range(50))
 async def test_each_event_comes_once_and_in_order(seed: int) -> None:
     chance = random.Random(seed)
@@ -75,7 +82,7 @@ async def test_each_event_comes_once_and_in_order(seed: int) -> None:
         elif fate == "gap":
             watch.events.put_nowait(GAP)
         elif fate == "no answer":
-            await asyncio.sleep(20)
+            await asyncio.sleep(0.03)
     end = stream.end("".join(f"{number}." for number in range(len(fates))))
     if last == "heard":
         watch.events.put_nowait(Publication(CHANNEL, json.dumps(end).encode()))
@@ -86,7 +93,6 @@ async def test_each_event_comes_once_and_in_order(seed: int) -> None:
     assert isinstance(put[-1], End)
 
 
-@pytest.mark.virtual_time
 async def test_a_stream_of_which_redis_lost_the_end_says_what_was_lost() -> None:
     """Another bridge goes on with other words under numbers that were used before."""
     stream, put = Stream(), list[Event]()
