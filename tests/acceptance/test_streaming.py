@@ -47,9 +47,9 @@ class Listener:
     """What is published on all task streams, from before the first task on."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = redis.Redis.from_url(url)
+        self._client = redis.Redis.from_url(url)
         self.heard: list[tuple[float, dict[str, Any]]] = []
-        self._subscription: Any = self._client.pubsub(ignore_subscribe_messages=True)
+        self._subscription = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis does not type it
         self._subscription.psubscribe("task_stream:*")
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)

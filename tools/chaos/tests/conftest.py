@@ -29,7 +29,7 @@ def conversation(environment: Any, request: pytest.FixtureRequest) -> Iterator[C
     """A few users who have said two things each, one of them the second in private, and been answered."""
     environment.renew()
     tag = request.node.name.replace("_", "-")
-    load = Load(users=4, messages=2, seconds=0.3, with_persona=1, choosing=1)
+    load = Load(users=4, messages=2, seconds=0.3, with_persona=1, choosing=1, streamed=False)
     # One bridge only: it knows at once what was chosen there.
     environment.bridges[1].stop()
     conversation = Conversation(environment.client, load, tag, Chooser([environment.bridges[0].url]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from random import Random
 from typing import Final
 
 import redis
@@ -13,8 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bridge_chaos.choices import Choose, choose_until_confirmed
-from bridge_chaos.environment import QUEUE
-from bridge_chaos.load import Load, Task, Utterance
+from bridge_chaos.environment import CONTROL, QUEUE
+from bridge_chaos.load import SPOKEN, Load, Task, Utterance
 from bridge_chaos.observer import PAUSE_SECONDS, REDIS_ERRORS, Observer
 
 _FLOOD_BATCH: Final = 1000
@@ -55,18 +57,23 @@ class Conversation:
         """Users whose permanent memory is off now."""
         self.opted_in_at: dict[str, float] = {}
         """When a bridge had confirmed that a user's permanent memory is on again, by the monotonic clock."""
+        self.streamed: set[Task] = set()
+        """Replies to these come in parts, too."""
         self.observer = Observer(client)
         self._client = client
         self._choose = choose
         self._next: Counter[str] = Counter()
         self._places = {user: place for place, user in enumerate(self.users)}
+        self._interrupts: list[tuple[float, Task, Mapping[str, object]]] = []
+        """When, which task, and what of its reply the user had heard."""
+        self._random = Random(tag)  # noqa: S311 - repeatable
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._choosing = set(self.users[-load.choosing :]) if choose and load.choosing else set()
 
     def begin(self) -> None:
         """Push the load, in separate threads."""
-        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._talk, ())]
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [(self._talk, ()), (self._interrupt, ())]
         work += [(self._talk_and_choose, (user,)) for user in self._choosing]
         for target, arguments in work:
             thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -154,6 +161,25 @@ class Conversation:
     def _unanswered(self) -> set[Task]:
         return self.pushed_at.keys() - self.observer.answered_at.keys()
 
+    def prefix_of(self, task: Task) -> str:
+        """What begins the text of a task, in front of the utterance."""
+        return self.load.prefix + (SPOKEN if task in self.streamed else "")
+
+    def _interrupt(self) -> None:
+        """Push the users' interrupts when they are due; one whose push is not confirmed is pushed again."""
+        while not self._over.wait(PAUSE_SECONDS):
+            with self.observer.changed:
+                due = [one for one in self._interrupts if one[0] <= time.monotonic()]
+            for one in due:
+                _, task, heard = one
+                message = {"type": "interrupt", "user_id": task.user, "task_id": task.task_id, **heard}
+                try:
+                    with self._client() as client:
+                        client.lpush(CONTROL, json.dumps(message, ensure_ascii=False))
+                except REDIS_ERRORS:
+                    continue
+                self._interrupts.remove(one)
+
     def _talk(self) -> None:
         pause = self.load.seconds / self.load.count
         users = [user for user in self.users if user not in self._choosing]
@@ -205,11 +231,22 @@ class Conversation:
             self.pushed_at[utterance.task] = time.monotonic()
             if user in self.opted_out:
                 self.private.add(utterance.task)
+            self._ask_for_stream(utterance)
         return utterance
+
+    def _ask_for_stream(self, utterance: Utterance) -> None:
+        load, place, number, task = self.load, self._places[utterance.user], utterance.number, utterance.task
+        if place >= load.users or not load.is_streamed(place, number):
+            return
+        self.streamed.add(task)
+        if number < load.messages and load.is_interrupted(place, number):
+            heard = self._random.choice(({}, {"heard": {"seq": 0}}, {"heard": {"seq": 1, "characters": 3}}))
+            self._interrupts.append((time.monotonic() + self._random.uniform(0.0, 0.5), task, heard))
 
     def _push(self, user: str) -> Task:
         utterance = self._next_of(user)
-        task, payload = utterance.task, utterance.payload(self.load.prefix)
+        task = utterance.task
+        payload = utterance.payload(self.prefix_of(task), stream=task in self.streamed)
         while not self._over.is_set():
             self.pushes[task] += 1
             try:

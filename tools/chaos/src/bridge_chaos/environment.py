@@ -26,6 +26,8 @@ from local_stack.proxy import TcpProxy
 from local_stack.services import Bridge, Memory
 
 QUEUE: Final = "letta_requests"
+CONTROL: Final = "letta_control"
+"""The list of interrupts."""
 LEASE_SECONDS: Final = 3.0
 """Seconds; ten times shorter than by default, so that a run is."""
 PERSONA: Final = "coach"

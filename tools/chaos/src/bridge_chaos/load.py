@@ -11,6 +11,10 @@ from typing import Final, NamedTuple
 from bridge_chaos.environment import PERSONA
 
 DEFAULT_PERSONA: Final = "default"
+SPOKEN: Final = "[[pace:20]] Well, let me see. 这是第二句话。 And this is the third! "
+"""Begins the messages whose replies are streamed: the answer has several sentences, and takes its time."""
+_INTERRUPTED: Final = 4
+"""Of so many messages one may be interrupted, if its reply is streamed."""
 _SAID: Final = re.compile(r"第(\d+)句 from ([^\s#\"\\]+)#\d+(?: to (\w+))?\.")
 
 
@@ -47,11 +51,13 @@ class Utterance:
         """A part of the text that is unique and the same in every encoding."""
         return f"{self.user.encode('ascii', 'ignore').decode()}#{self.number}"
 
-    def payload(self, prefix: str = "") -> str:
-        """The task as a producer pushes it."""
+    def payload(self, prefix: str = "", *, stream: bool = False) -> str:
+        """The task as a producer pushes it; ``stream`` asks for its reply in parts."""
         content = {"task_id": str(self.number), "user_id": self.user, "content": prefix + self.text}
-        meta = {} if self.persona == DEFAULT_PERSONA else {"meta": {"persona": self.persona}}
-        return json.dumps(content | meta, ensure_ascii=False)
+        meta: dict[str, object] = {} if self.persona == DEFAULT_PERSONA else {"persona": self.persona}
+        if stream:
+            meta["stream"] = True
+        return json.dumps(content | ({"meta": meta} if meta else {}), ensure_ascii=False)
 
 
 def recognised(text: object) -> Iterator[Utterance]:
@@ -72,6 +78,7 @@ class Load:
         with_persona: so many of them talk to another persona at every second message.
         choosing: so many switch permanent memory off after a third of their messages; every other one of them switches
             it on again after two thirds.
+        streamed: every second message of a user asks for its reply in parts, and some of those replies are interrupted.
     """
 
     users: int = 16
@@ -80,6 +87,7 @@ class Load:
     prefix: str = ""
     with_persona: int = 2
     choosing: int = 2
+    streamed: bool = True
 
     @property
     def count(self) -> int:
@@ -90,6 +98,14 @@ class Load:
         """The persona to which this user sends the message of this number."""
         return PERSONA if place < self.with_persona and number % 2 else DEFAULT_PERSONA
 
+    def is_streamed(self, place: int, number: int) -> bool:
+        """Whether this user asks for the reply to this message in parts."""
+        return self.streamed and (place + number // 2) % 2 == 0
+
+    def is_interrupted(self, place: int, number: int) -> bool:
+        """Whether this user interrupts the reply to this message."""
+        return self.is_streamed(place, number) and (place // 2 + number) % _INTERRUPTED == 0
+
     def merged(self, other: Load) -> Load:
         """A load under which both faults find tasks to affect."""
         return Load(
@@ -99,4 +115,5 @@ class Load:
             prefix=self.prefix or other.prefix,
             with_persona=max(self.with_persona, other.with_persona),
             choosing=max(self.choosing, other.choosing),
+            streamed=self.streamed and other.streamed,
         )

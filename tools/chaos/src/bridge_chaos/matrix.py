@@ -29,6 +29,11 @@ _MEANING: Final[Mapping[str, str]] = {
     "journal": "answered turns that are not exactly once in the database",
     "consent": "messages sent while permanent memory was off that are in an agent or in the journal",
     "erased": "places that still contain data of an erased user",
+    "spoken_twice": "streamed replies of which a listener hears a part twice, or two texts under one number",
+    "skipped": "streamed replies whose last attempt lacks a part of the reply",
+    "unended": "streamed replies whose stream has no end, or is not there",
+    "after_end": "events behind an end, and anything but the end behind an interrupt",
+    "seq_holes": "streams whose events are not numbered from 0 without a hole",
     "unclear": "refusals without code and sentence; failed operators' commands without a sentence",
 }
 _INTRODUCTION: Final = """\

@@ -38,6 +38,8 @@ class Observer:
         """Task → when its first reply was heard, by the monotonic clock."""
         self.published: dict[Task, list[Reply]] = defaultdict(list)
         """Task → its replies on the channel: repeated ones are only there. One may get lost with a connection."""
+        self.events: dict[Task, list[Mapping[str, Any]]] = defaultdict(list)
+        """Task → the events of its streamed reply on the channel; some may get lost with a connection."""
         self.unreadable: list[bytes] = []
         """What was given out as a reply and is none."""
         self._client = client
@@ -107,9 +109,12 @@ class Observer:
             try:
                 with self._client() as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
                     pubsub.subscribe("letta_responses")
+                    pubsub.psubscribe("task_stream:*")
                     while not self._over.is_set():
                         message = pubsub.get_message(timeout=0.2)
-                        if message:
+                        if message and message["type"] == "pmessage":
+                            self._note_event(message["data"])
+                        elif message:
                             self._note_published(message["data"])
             except REDIS_ERRORS:
                 time.sleep(PAUSE_SECONDS)
@@ -119,6 +124,11 @@ class Observer:
             if (reply := self._read(text)) is not None:
                 self.published[_task_of(reply)].append(reply)
                 self.changed.notify_all()
+
+    def _note_event(self, text: bytes) -> None:
+        with self.changed:
+            if (event := self._read(text)) is not None:
+                self.events[_task_of(event)].append(event)
 
     def _read(self, text: bytes) -> Reply | None:
         try:

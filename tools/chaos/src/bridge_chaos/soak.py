@@ -112,7 +112,7 @@ def soak(workspace: Workspace, minutes: float, seed: int, rate: float, tell: Cal
     """
     result = Soak(seed, minutes)
     messages = max(1, round(minutes * 60 * rate / _USER_COUNT))
-    load = Load(users=_USER_COUNT, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0)
+    load = Load(users=_USER_COUNT, messages=messages, seconds=minutes * 60, with_persona=0, choosing=0, streamed=False)
     with Environment(workspace, _TOPOLOGY) as environment:
         environment.renew()
         chooser = Chooser(environment.doors)

@@ -115,7 +115,7 @@ def _judge_memory(
         reply = conversation.observer.last(task)
         if utterance is None or not is_answer(reply) or task in conversation.private | conversation.unsure:
             continue
-        texts = (conversation.load.prefix, utterance.text, str(reply.get("response_text")))
+        texts = (conversation.prefix_of(task), utterance.text, str(reply.get("response_text")))
         answered[utterance.persona].append(Exchange(utterance, sum(map(len, texts)), reply))
         if reply.get("agent_id"):
             now[utterance.persona] = str(reply["agent_id"])

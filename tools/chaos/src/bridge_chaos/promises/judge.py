@@ -11,6 +11,7 @@ from bridge_chaos.promises.histories import judge_histories, waiting_to_be_told
 from bridge_chaos.promises.journal import judge_journal
 from bridge_chaos.promises.only_counted import Bounds
 from bridge_chaos.promises.replies import dead_letters, judge_replies
+from bridge_chaos.promises.streams import judge_streams
 from bridge_chaos.promises.verdict import Verdict
 
 
@@ -21,6 +22,7 @@ def judge(environment: Environment, conversation: Conversation, *, at_rest_secon
         judge_accounts(verdict, client, patience=at_rest_seconds)
         dead = dead_letters(client)
         waiting = waiting_to_be_told(client)
+        judge_streams(verdict, client, conversation)
     judge_replies(verdict, conversation, dead, echoes=bool(environment.letta.doubles))
     with environment.letta.reader() as reader:
         judge_histories(verdict, conversation, reader, waiting=waiting, bounds=Bounds.of(environment))

@@ -25,8 +25,15 @@ PROMISES: Final[Mapping[str, str]] = {
     "consent": "consent",
     "erased": "erased",
     "unclear": "unclear",
+    "spoken_twice": "spoken twice",
+    "skipped": "skipped",
+    "unended": "streams without an end",
+    "after_end": "events after an end",
+    "seq_holes": "holes in seq",
 }
 """Promise → its column in reports."""
+STREAMS: Final = frozenset({"spoken_twice", "skipped", "unended", "after_end", "seq_holes"})
+"""The promises of streamed replies."""
 ALWAYS: Final[Mapping[str, str]] = {
     "left_out": "Of its missed turns, an agent receives the newest `fallback.catch_up_max_turns` in full, within "
     "`fallback.catch_up_max_characters`, and of older ones only the number.",
@@ -57,7 +64,7 @@ class Verdict:
     sources: Counter[str] = field(default_factory=Counter)
     """How tasks ended: letta, memory-python, letta_bridge (an error), dead."""
     findings: list[Finding] = field(default_factory=list)
-    checked: set[str] = field(default_factory=lambda: set(PROMISES) - {"erased", "consent", "unclear"})
+    checked: set[str] = field(default_factory=lambda: set(PROMISES) - {"erased", "consent", "unclear", *STREAMS})
     """Promises that this run put to the test; of another one it says nothing."""
 
     def add(self, promise: str, text: str, subject: Task | str | None = None) -> None:
