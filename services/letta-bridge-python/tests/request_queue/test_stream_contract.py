@@ -173,6 +173,7 @@ async def test_a_settlement_that_an_interrupt_overtook_is_replaced(rig: InMemory
     fetched = await queue.settle_and_fetch([settlement], 0)
     assert fetched.settled == [False]
     assert fetched.interrupted[turn.receipt].heard == Heard(seq=1)
+    assert stream.stored == 2, "what was not published before the interrupt never is"
     assert (await queue.status()).in_flight == 1
 
 

@@ -148,6 +148,8 @@ class RedisQueue:
         for settlement, result in zip(settlements, results, strict=True):
             if isinstance(result, list):
                 fetched.interrupted[settlement.receipt] = InterruptRequest.read(result[1])
+                if settlement.stream is not None:
+                    settlement.stream.stored = int(result[2])
             elif result in _REFUSALS:
                 fetched.refused[settlement.receipt] = _REFUSALS[result]
             elif result == _EVENTS_LOST and settlement.stream is not None:

@@ -431,6 +431,9 @@ class InMemoryQueue:
             return self._refusal(end)
         request = self._interrupt_of(end.user_id, end.task_id, turn.entry)
         if request is not None and end.when_interrupted is not None:
+            if end.stream is not None:
+                kept = shelf.streams.get((end.stream.user_id, end.stream.task_id), [])
+                end.stream.stored = kept[-1].count if kept and kept[-1].receipt == end.receipt else 0
             return request
         if end.stream is not None and not self._end_stream(end.stream, request):
             return True

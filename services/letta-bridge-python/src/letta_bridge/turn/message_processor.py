@@ -371,10 +371,10 @@ class MessageProcessor:
     def _settled_as_interrupted(
         self, job: Job, request: InterruptRequest, sentences: Sequence[tuple[int, str]] | None = None
     ) -> Settlement:
-        """The settlement; ``sentences`` are those that were published, by default those that this bridge knows of."""
+        """The settlement; ``sentences`` are those that were published, by default those that the queue has."""
         delivery = job.delivery
         if sentences is None:
-            sentences = job.stream.sentences if job.stream is not None else ()
+            sentences = job.stream.published if job.stream is not None else ()
         published = "".join(text for _, text in sentences)
         heard = heard_of(request.heard, sentences) if published else ""
         missed: tuple[bytes, ...] = ()

@@ -404,6 +404,32 @@ async def test_an_interrupt_that_comes_with_the_answer_is_told_to_the_agent(rig:
     assert messages[1].content == "One is here."
 
 
+async def test_what_was_not_published_before_an_interrupt_is_not_in_its_reply(rig: Any) -> None:
+    """The agent has answered, and Redis was interrupted before it got the sentences."""
+    rig.letta.stream_next("One is here. Two is here.")
+    push(rig)
+    queue = rig.queue()
+    intake = rig.intake(queue=queue, streams=rig.streams(queue))  # its writer does not run
+    request = InterruptRequest(type="interrupt", user_id="ada", heard=Heard(text="One is here."))
+    settle = queue.settle_and_fetch
+
+    async def interrupted_first(settlements: Any, limit: int) -> Any:
+        if settlements:
+            await queue.interrupt(request)
+        return await settle(settlements, limit)
+
+    queue.settle_and_fetch = interrupted_first
+    running = asyncio.create_task(intake.run())
+    await until(rig.replies)
+    intake.stop()
+    rig.shelf.arrived.set()
+    await running
+    (reply,) = rig.replies()
+    assert (reply["status"], reply["response_text"], reply["heard_text"]) == ("interrupted", "", "")
+    assert said(rig) == ""
+    assert kinds(rig) == ["interrupted", "end"]
+
+
 async def unheard(agent_id: str, run_ids: Sequence[str]) -> None:
     """A cancel that Letta does not get, because it dies."""
 

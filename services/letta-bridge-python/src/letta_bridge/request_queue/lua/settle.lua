@@ -19,8 +19,8 @@
 --      user:task_id of the task stream to be ended, '' without one, its channel, number of the first event (from 1),
 --      the events that it may lack, a line of JSON each,
 --      channel of an event that is only published, '' without one, and the event
--- Returns for each turn a code (below), {INTERRUPTED, the interrupt's request}, or its error (one that fails does not hold
---      up the others); then the length of `ready`.
+-- Returns for each turn a code (below), {INTERRUPTED, the interrupt's request, how many events are stored}, or its error
+--      (one that fails does not hold up the others); then the length of `ready`.
 
 local reply_ttl_ms, replies_kept = ARGV[1], ARGV[2]
 missed_kept, missed_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -139,6 +139,12 @@ local function end_stream(task, receipt, channel, first, events, request)
     return not done or stored >= first - 1
 end
 
+-- How many events of a hand-out are in a stream.
+local function stored_of(key, receipt)
+    local done, _, writer, count = pcall(last_event, key)
+    return done and writer == receipt and count or 0
+end
+
 local function settle(
     receipt, outcome, reply, channel, response, response_channel, kept, condition, mark,
     missed_user, told, missed, dead, journal, tallied, interruptible, task, stream_channel, first, events,
@@ -150,7 +156,7 @@ local function settle(
     end
     local request = any_interrupts and kept ~= '' and interrupt_request(kept, number_of(entry))
     if request and interruptible ~= '' then
-        return { INTERRUPTED, request }
+        return { INTERRUPTED, request, task ~= '' and stored_of(STREAM .. task, receipt) or 0 }
     end
     if task ~= '' and not end_stream(task, receipt, stream_channel, tonumber(first), events, request) then
         return EVENTS_LOST

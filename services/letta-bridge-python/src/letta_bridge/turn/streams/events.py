@@ -124,7 +124,8 @@ class Past:
         content = json_object(event)
         kind, attempt = content.get("type"), content.get("attempt")
         self.last = event if kind in LAST_EVENTS else None
-        self.next_seq += 1
+        seq = content.get("seq")  # the first events of a long stream may have been trimmed
+        self.next_seq = seq + 1 if isinstance(seq, int) else self.next_seq + 1
         if kind in {STARTED, RESTART}:
             self.attempt = attempt if isinstance(attempt, int) else self.attempt + 1
             self.source = str(content.get("source"))

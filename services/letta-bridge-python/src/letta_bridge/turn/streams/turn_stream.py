@@ -105,6 +105,12 @@ class TurnStream:
         return list(zip(self._sequence, self._parts, strict=True))
 
     @property
+    def published(self) -> list[tuple[int, str]]:
+        """Those of them that the queue has: after an interrupt, the others are never published."""
+        next_seq = self.past.next_seq + max(0, self.events.stored)
+        return [(seq, text) for seq, text in self.sentences if seq < next_seq]
+
+    @property
     def spoken(self) -> bool:
         """Whether the present attempt has said anything."""
         return bool(self._parts) or self._delta_characters > 0
