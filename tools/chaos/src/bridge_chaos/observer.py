@@ -143,6 +143,11 @@ def _task_of(reply: Reply) -> Task:
     return Task(str(reply.get("user_id")), str(reply.get("task_id")))
 
 
+def is_told_later(reply: Reply) -> bool:
+    """Whether the agent hears of this turn with a later one: it did not answer it, or not to its end."""
+    return reply.get("source") != "letta" or reply.get("status") == "interrupted"
+
+
 def is_answer(reply: Reply) -> bool:
     """Whether a reply is an answer for the user and not an error."""
     return not reply.get("error") and reply.get("source") in {"letta", "memory-python"}

@@ -12,7 +12,7 @@ import redis
 from bridge_chaos.conversation import Conversation
 from bridge_chaos.letta_reader import LettaReader, Message
 from bridge_chaos.load import DEFAULT_PERSONA, Utterance, recognised
-from bridge_chaos.observer import is_answer
+from bridge_chaos.observer import is_answer, is_told_later
 from bridge_chaos.promises.only_counted import Bounds, Exchange, only_counted
 from bridge_chaos.promises.verdict import Verdict
 from memory_service.settings import Sentences
@@ -127,7 +127,7 @@ def _judge_memory(
             utterance, reply = exchange.utterance, exchange.reply
             if utterance in known.get(agent_id, ()):
                 continue
-            if user in conversation.opted_out and reply.get("source") != "letta":
+            if user in conversation.opted_out and is_told_later(reply):
                 continue  # the agent is told when the user switches memory on again
             promise = "left_out" if utterance in counted else "untold" if utterance in waiting else "forgotten"
             by = f"{reply.get('source')}, {reply.get('fallback_reason') or 'no fallback'}"

@@ -11,7 +11,7 @@ from typing import Final, Self
 from bridge_chaos.environment import Environment
 from bridge_chaos.letta_reader import Message
 from bridge_chaos.load import Utterance, recognised
-from bridge_chaos.observer import Reply
+from bridge_chaos.observer import Reply, is_told_later
 from local_stack.programs import CONFIG
 
 _COUNT: Final = re.compile(
@@ -71,7 +71,7 @@ def only_counted(messages: Sequence[Message], exchanges: Sequence[Exchange], bou
             continue
         end = places[turn]
         begin = max((place for place in own if place < end), default=-1) + 1
-        missed = [each for each in exchanges[begin:end] if each.reply.get("source") == "memory-python"]
+        missed = [each for each in exchanges[begin:end] if is_told_later(each.reply)]
         told = _told(missed, bounds)
         left_out = missed[: len(missed) - told]
         found.update(each.utterance for each in left_out[-int(count[1] or count[2]) :])
