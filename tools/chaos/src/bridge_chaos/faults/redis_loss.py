@@ -38,10 +38,11 @@ _LOST_WRITES: Final = Window(
     "Redis loses writes that it confirmed in the seconds before it died, because a replica lagged or the snapshot is "
     "older. Tasks pushed in those seconds that no bridge had taken are lost unless their producer uses WAIT, and so "
     "is the journal's row of a reply published in them. A task that was waiting or in flight then may be answered a "
-    "second time, or after a later task. A user whose opt-in was lost is served without permanent memory until a "
+    "second time, or after a later task, and its stream then has other events under numbers that were heard before. "
+    "A user whose opt-in was lost is served without permanent memory until a "
     "bridge has written the opt-in again, within seconds. Tasks that a bridge had taken are answered; tasks pushed "
     "afterwards are answered once, no message is in an agent twice, and no private message is in an agent.",
-    frozenset({"lost", "repeated_replies", "out_of_order", "journal", "forgotten"}),
+    frozenset({"lost", "repeated_replies", "spoken_twice", "out_of_order", "journal", "forgotten"}),
 )
 
 _Lose = Callable[[FaultContext, Callable[[], None]], None]
@@ -170,7 +171,7 @@ def _cover(context: FaultContext, unanswered: set[Task], since: float, taken: se
         confirmed = {task for task, at in talk.accepted_at.items() if since <= at <= until}
     context.remarks.append(f"{len(taken & confirmed)} of {len(confirmed)} forgotten tasks were taken")
     context.cover(confirmed - taken)
-    context.cover(unanswered | taken, "repeated_replies", "out_of_order", "journal")
+    context.cover(unanswered | taken, "repeated_replies", "spoken_twice", "out_of_order", "journal")
     _cover_forgotten_opt_ins(context, since, until)
 
 
