@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_a_second_server_on_the_same_folder_is_refused_until_the_first_has_ended
         assert first.wait(30) == 0
     third = subprocess.run(words("third"), input="", capture_output=True, text=True, check=False)
     assert (third.returncode, third.stdout, third.stderr) == (0, "third\n", "")
+
+
+@pytest.mark.process
+def test_a_folder_that_cannot_be_written_is_named(checkout: Path, tmp_path: Path) -> None:
+    """Root may write anywhere but into a folder that is none."""
+    done = subprocess.run(
+        [checkout / "deploy/alone", tmp_path / "none", "valkey-server"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"valkey-server: {tmp_path}/none cannot be written by user {os.getuid()}: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.process
