@@ -107,7 +107,7 @@ _NO_ROOM: Final = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 _ADVICE: Final = {
     "certificate": "add the authority that signed it to REDIS_URL: ?ssl_ca_certs=/path/to/ca.pem",
     "TLS": "begin REDIS_URL with redis:// if the server has no TLS, with rediss:// if it has",
-    "name": "correct the host in REDIS_URL, or this machine's DNS",
+    "name": "correct the host in REDIS_URL, or this machine's DNS; in docker, a service that is down has no name",
     "in time": "check host and port in REDIS_URL, firewalls, and that rediss:// is used only if the server has TLS",
     "socket": "correct the path in REDIS_URL, and the socket's permissions",
 }

@@ -29,7 +29,8 @@ RETRYABLE_ERRORS = (errors.SerializationFailure, errors.DeadlockDetected, NotBeg
 """The database aborted the transaction in favour of another one, or before it began; a retry may succeed."""
 _POOLER_REFUSAL: Final = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 _ADVICE: Final = {
-    "its name cannot": "correct the host in DATABASE_URL, or this machine's DNS",
+    "its name cannot": "correct the host in DATABASE_URL, or this machine's DNS; "
+    "in docker, a service that is down has no name",
     "certificate": "name the authority that signed it in DATABASE_URL (sslrootcert)",
     "no such socket": "correct the path in DATABASE_URL, or start it",
 }
