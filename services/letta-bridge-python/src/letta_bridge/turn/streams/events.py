@@ -123,17 +123,20 @@ class Past:
     def _add(self, event: bytes) -> None:
         content = json_object(event)
         kind, attempt = content.get("type"), content.get("attempt")
+        seq = content.get("seq")
+        seq = seq if isinstance(seq, int) else self.next_seq
         self.last = event if kind in LAST_EVENTS else None
-        seq = content.get("seq")  # the first events of a long stream may have been trimmed
-        self.next_seq = seq + 1 if isinstance(seq, int) else self.next_seq + 1
+        self.next_seq = seq + 1
         if kind in {STARTED, RESTART}:
             self.attempt = attempt if isinstance(attempt, int) else self.attempt + 1
             self.source = str(content.get("source"))
             self.sentences, self.delta_characters, self.interrupted = [], 0, False
         text = content.get("text")
         if kind == SENTENCE and isinstance(text, str):
-            self.sentences.append((int(content.get("seq", 0)), text))
+            self.sentences.append((seq, text))
         elif kind == DELTA and isinstance(text, str):
             self.delta_characters += len(text)
         elif kind == INTERRUPTED:
             self.interrupted = True
+        elif kind in LAST_EVENTS:
+            self.attempt = max(1, self.attempt)  # an error may end a stream that nobody has begun

@@ -58,9 +58,10 @@ class TurnStream:
         self._changed = changed
         self._on_run: Callable[[], None] | None = None
         self.stopped = False
-        """Nothing more is published: the turn was interrupted, or another bridge has it."""
+        """Nothing more is written while the turn runs: it has ended, was interrupted, or another bridge has it."""
         self._attempt = past.attempt
-        self._source: str | None = past.source
+        # After an error, somebody who begins to answer says so again.
+        self._source: str | None = past.source if past.last is None else None
         self._agent_id: str | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._text_at = 0.0
@@ -182,16 +183,12 @@ class TurnStream:
 
     def end(self, reply: bytes, text: str | None, source: str, agent_id: str | None, reason: str) -> None:
         """The turn has this outcome; ``text`` is None where it is an error."""
-        if text is None:
-            self._cancel_idle()
-            self._attempt = max(1, self._attempt)
-            self._add(self._write.error(self._attempt, reply), always=True)
-            return
-        if not self.stopped and (text != self.reply_text or not self._attempt):
+        if text is not None and not self.stopped and (text != self.reply_text or not self._attempt):
             self.complete(text, source, agent_id, reason=reason)
-        self._cancel_idle()
+        self.stop()  # what is not written yet goes with the settlement, whose outcome the last event says
         self._attempt = max(1, self._attempt)
-        self._add(self._write.end(self._attempt, reply), always=True)
+        write = self._write.error if text is None else self._write.end
+        self._add(write(self._attempt, reply), always=True)
 
     def end_interrupted(self, reply: bytes, heard: dict[str, object] | None) -> None:
         """The turn was broken off. The queue leaves out ``interrupted`` where it has said so before."""
