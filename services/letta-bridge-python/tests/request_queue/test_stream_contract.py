@@ -199,14 +199,17 @@ async def test_an_interrupt_of_the_user_finds_the_turn_in_flight(rig: InMemoryRi
 async def test_a_new_message_finds_only_a_streamed_reply(rig: InMemoryRig | RedisRig) -> None:
     queue = rig.bridge("a")
     queue.barge_in = True
-    users: list[str] = []
-    queue.on_barge_in = users.append
+    barging: list[tuple[str, str]] = []
+    queue.on_barge_in = lambda *told: barging.append(told)
     turn = await take(rig, queue)
-    assert users == []
+    assert barging == []
+    await rig.push(task())  # the same task again is no new message
+    await queue.settle_and_fetch([], 1)
+    assert barging == []
     await rig.push(task("t2"), task("t3"))
     await queue.settle_and_fetch([], 1)
-    assert set(users) == {USER}
-    by_message = InterruptRequest(type="interrupt", user_id=USER, only_streamed=True)
+    assert set(barging) == {(USER, turn.receipt)}
+    by_message = InterruptRequest(type="interrupt", user_id=USER, hand_out=turn.receipt)
     assert (await queue.interrupt(by_message)).outcome is InterruptOutcome.NOTHING
     await queue.append([events_of(turn, event("started"))])
     assert (await queue.interrupt(by_message)).receipt == turn.receipt
@@ -285,3 +288,44 @@ async def test_an_event_may_be_published_without_being_kept(rig: InMemoryRig | R
     await queue.settle_and_fetch([end(turn, repeated_event=b'{"type":"end"}')], 0)
     assert await rig.heard(1) == [b'{"type":"end"}']
     assert await read(queue) == []
+
+
+async def test_a_message_does_not_interrupt_its_own_turn(rig: InMemoryRig | RedisRig) -> None:
+    """The turn that it was to break off has ended before the interrupt arrives, and its own has begun to speak."""
+    queue = rig.bridge("a")
+    turn = await take(rig, queue)
+    await queue.append([events_of(turn, event("started"))])
+    await rig.push(task("t2"))
+    own = (await queue.settle_and_fetch([end(turn)], 1)).turns[0]
+    await queue.append([TaskEvents(own.receipt, USER, "t2", [event("started")])])
+    late = InterruptRequest(type="interrupt", user_id=USER, hand_out=turn.receipt)
+    assert (await queue.interrupt(late)).outcome is InterruptOutcome.NOTHING
+
+
+async def test_a_task_that_is_tried_again_can_be_interrupted_again(rig: InMemoryRig | RedisRig) -> None:
+    queue = rig.bridge("a")
+    turn = await take(rig, queue)
+    await queue.settle_and_fetch([end(turn, outcome=Outcome.ERROR)], 0)
+    assert (await queue.interrupt(INTERRUPT)).outcome is InterruptOutcome.OVER
+    await queue.correct(USER, "t1", b"")
+    again = await take(rig, queue)
+    assert again.interruption.request is None
+    result = await queue.interrupt(INTERRUPT)
+    assert (result.outcome, result.receipt) == (InterruptOutcome.INTERRUPTED, again.receipt)
+    assert await queue.append([events_of(again, event("started"))]) == [StreamRefusal.INTERRUPTED]
+    assert (await queue.interrupt(INTERRUPT)).outcome is InterruptOutcome.REPEATED
+
+
+async def test_a_turn_beside_a_later_one_of_its_user_can_be_interrupted(rig: InMemoryRig | RedisRig) -> None:
+    """Redis has lost its hand-out, and handed the later turn out before the first was restored."""
+    queue, other = rig.bridge("a"), rig.bridge("b")
+    await rig.save()
+    turn = await take(rig, queue)
+    await rig.lose_writes()
+    await rig.push(task("t2"))
+    assert len((await other.settle_and_fetch([], 1)).turns) == 1
+    assert await queue.restore([turn]) == set()
+    await queue.interrupt(INTERRUPT)
+    assert await queue.append([events_of(turn, event("started"))]) == [StreamRefusal.INTERRUPTED]
+    fetched = await queue.settle_and_fetch([end(turn, when_interrupted=lambda _: end(turn))], 0)
+    assert turn.receipt in fetched.interrupted

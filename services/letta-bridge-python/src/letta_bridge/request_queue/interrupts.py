@@ -68,8 +68,9 @@ class InterruptRequest(BaseModel):
     """Empty: the turn of the user that is being answered."""
     heard: Heard | None = None
     """None: that is not known."""
-    only_streamed: bool = False
-    """Without a task: break off only a reply that is being published in parts, as a new message of the user does."""
+    hand_out: str = ""
+    """Without a task: break off only the turn of this receipt, and only if its reply is being published in parts, as a
+    new message of the user does. By the time this arrives, the message itself may be in flight."""
 
     @classmethod
     def read(cls, message: bytes) -> Self:

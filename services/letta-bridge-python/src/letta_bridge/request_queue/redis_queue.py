@@ -116,8 +116,8 @@ class RedisQueue:
         self.journal_bytes = 268_435_456
         """The same in bytes."""
         self.barge_in = False
-        """Call :attr:`on_barge_in` where a user writes while a turn of theirs is in flight."""
-        self.on_barge_in: Callable[[str], object] = _ignore
+        """Call :attr:`on_barge_in` with a user who writes while a turn of theirs is in flight, and its receipt."""
+        self.on_barge_in: Callable[[str, str], object] = _ignore
 
     @property
     def writes_lost(self) -> bool:
@@ -291,7 +291,7 @@ class RedisQueue:
             int(settings.stream_ttl_seconds * 1000),
             settings.stream_maxlen,
             _INTERRUPTS,
-            "1" if request.only_streamed else "",
+            request.hand_out,
         )
         return Interrupted(
             InterruptOutcome(outcome.decode()), task_id.decode(errors="replace"), receipt.decode(), kept or None
@@ -341,8 +341,8 @@ class RedisQueue:
             calls.refused(ticket)
             self._writes_lost = True
             return []
-        for user in dict.fromkeys(barging):
-            self.on_barge_in(user.decode(errors="replace"))
+        for user, receipt in dict.fromkeys(zip(barging[::2], barging[1::2], strict=True)):
+            self.on_barge_in(user.decode(errors="replace"), receipt.decode())
         calls.answered(ticket)
         self._answered_at = clock()
         return [_turn(row) for row in turns]
@@ -417,7 +417,7 @@ def _size_of_end(end: Settlement) -> int:
     return size + sum(map(len, end.missed)) if end.missed else size
 
 
-def _ignore(_user: str) -> None:
+def _ignore(_user: str, _receipt: str) -> None:
     pass
 
 

@@ -56,8 +56,8 @@ class InMemoryQueue:
         self.journal_bytes = 268_435_456
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
         self.barge_in = False
-        """Call :attr:`on_barge_in` where a user writes while a turn of theirs is in flight."""
-        self.on_barge_in: Callable[[str], object] = str
+        """Call :attr:`on_barge_in` with a user who writes while a turn of theirs is in flight, and its receipt."""
+        self.on_barge_in: Callable[[str, str], object] = str
 
     @property
     def writes_lost(self) -> bool:
@@ -153,13 +153,14 @@ class InMemoryQueue:
             number = f"{turn.entry.seq}-{turn.entry.first_ms}"
             running = self._task_id(turn.entry)
         stream = shelf.streams.get((user, running))
-        if request.only_streamed and (not stream or json_object(stream[-1].event).get("type") in {"end", "error"}):
+        is_streaming = bool(stream) and json_object(stream[-1].event).get("type") not in {"end", "error"}
+        if not request.task_id and request.hand_out and not (one == request.hand_out and is_streaming):
             running = ""
         if not request.task_id and not running:
             return Interrupted(InterruptOutcome.NOTHING)
         task_id = request.task_id or running
         kept, before = shelf.kept.get((user, task_id)), shelf.interrupts.get((user, task_id))
-        if before is not None:
+        if before is not None and (running != task_id or before.number == number):
             if before.late and kept is not None:
                 return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
             return Interrupted(InterruptOutcome.REPEATED, task_id)
@@ -256,9 +257,15 @@ class InMemoryQueue:
         if self.max_lane and len(shelf.lanes.get(lane, ())) >= self.max_lane:
             lane = f"{FULL_LANE}{place % FULL_LANES}"
         user = user_of(lane)
-        if self.barge_in and user is not None and lane in shelf.busy:
-            self.on_barge_in(user)
+        if self.barge_in and user is not None and lane in shelf.busy and not self._runs_in(lane, payload):
+            self.on_barge_in(user, shelf.busy[lane])
         shelf.enqueue(lane, Entry(int(f"{place}{ticket}"), first_ms, payload))
+
+    def _runs_in(self, lane: str, payload: bytes) -> bool:
+        """Whether the turn in flight in a lane is of the same task."""
+        task_id = json_object(payload).get("task_id")
+        running = self.shelf.turns[self.shelf.busy[lane]].entry.payload
+        return bool(task_id) and json_object(running).get("task_id") == task_id
 
     def _set_unreadable_aside(self, lane: str) -> bool:
         """Returns whether a readable entry is left."""
@@ -467,7 +474,9 @@ class InMemoryQueue:
 
     def _interrupt_of(self, user_id: str, task_id: str, entry: Entry) -> InterruptRequest | None:
         found = self.shelf.interrupts.get((user_id, task_id))
-        return found.request if found is not None and found.number == f"{entry.seq}-{entry.first_ms}" else None
+        if found is None or found.over or found.number not in {None, f"{entry.seq}-{entry.first_ms}"}:
+            return None
+        return found.request
 
     def _end_stream(self, stream: TaskEvents, request: InterruptRequest | None) -> bool:
         if request is None:

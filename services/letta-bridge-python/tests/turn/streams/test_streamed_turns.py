@@ -13,6 +13,7 @@ import pytest
 from letta_bridge.errors import LettaError, LettaRejected, OutcomeUnknown
 from letta_bridge.letta import turn_otid
 from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest
+from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import TaskEvents
 from letta_bridge.testing.letta import Hold, ToolUse
 from shared_utils.contracts.messages import AnswerPart

@@ -8,8 +8,8 @@
 --      8 tasks that may wait in a lane, 0 for any number  9 beginning of the lanes for those beyond  10 how many lanes
 --      11 taker: the bridge, with a + for the connection on which it waits
 --      12 ticket of this call  13 last ticket of the taker that Redis acknowledged, or ''  14 ms a ticket is stored
---      15 bytes of payloads and kept replies handed out at most  16 1: return users who write while a turn of theirs runs
--- Returns {mode of the pause or '', turns, 1 if Redis has lost writes else 0, those users}, each turn being
+--      15 bytes of payloads and kept replies handed out at most  16 1: return users who write while a turn of theirs runs, and its receipt
+-- Returns {mode of the pause or '', turns, 1 if Redis has lost writes else 0, those users and receipts}, each turn being
 --      {receipt, lane, attempts, seq, first_ms, payload, kept reply or false, missed turns, waited_ms,
 --       {user, complete, generation, changes, the user's entry} of `choices`, or false where no user can be read here,
 --       the request of an interrupt, or false}.
@@ -18,7 +18,7 @@ local bridge, want, intake, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV
 local longest_lane, longest_payload, bridge_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_lane, full_lane, full_lanes = tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
 local taker, ticket, answered, ticket_ttl_ms, answer_bytes = ARGV[11], ARGV[12], ARGV[13], ARGV[14], tonumber(ARGV[15])
-local barge_in, barging = ARGV[16] == '1', {}
+local barge_in, barging, running_ids = ARGV[16] == '1', {}, {}
 local now = now_ms()
 -- Bounds per call: unreadable entries set aside, heads of lanes marked after a loss of writes, entries of `begun` examined.
 local UNREADABLE, DOUBTED, STALE = 100, 5000, 100
@@ -62,13 +62,36 @@ local function until_opt_in(tasks)
     return first and math.max(0, math.min(tasks, tonumber(first) - routed)) or tasks
 end
 
+-- The task id of the turn in flight in a lane; false where it names none.
+local function running_id(lane, receipt)
+    if running_ids[lane] == nil then
+        local _, _, entry = split_turn(redis.call('HGET', TURNS, receipt) or '')
+        local _, _, _, payload = split_entry(entry or '')
+        local _, task_id = read_ids(payload or '', longest_lane)
+        running_ids[lane] = task_id or false
+    end
+    return running_ids[lane]
+end
+
+-- A user writes while a turn of theirs is in flight. The same task pushed again is no new message.
+local function note_barging(lane, payload)
+    local receipt = redis.call('HGET', LANES, lane)
+    if not receipt or barging[#barging] == receipt then
+        return
+    end
+    local _, task_id = read_ids(payload, longest_lane)
+    if not task_id or task_id ~= running_id(lane, receipt) then
+        barging[#barging + 1], barging[#barging + 2] = user_of(lane), receipt
+    end
+end
+
 local function route(payload, place, first_ms)
     local lane = lane_of(payload, place)
     if max_lane > 0 and length_of(LANE .. lane) >= max_lane then
         lane = full_lane .. (place % full_lanes)
     end
-    if barge_in and user_of(lane) and redis.call('HEXISTS', LANES, lane) == 1 then
-        barging[#barging + 1] = user_of(lane)
+    if barge_in and user_of(lane) then
+        note_barging(lane, payload)
     end
     local seq = string.format('%d', place) .. ticket
     enqueue(lane, join_entry(seq, '0', first_ms, payload))

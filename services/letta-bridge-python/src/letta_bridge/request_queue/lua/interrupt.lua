@@ -4,7 +4,7 @@
 -- ARGV 1 user  2 task id, '' for the turn in flight  3 the request, a line of JSON  4 what was heard, JSON
 --      5 ttl_ms of the interrupt  6 beginning of the channels of task streams  7 channel on which bridges are told
 --      8 longest user in bytes  9 ttl_ms of a task stream  10 events it keeps  11 interrupts kept at most
---      12 1: only a turn whose reply is being published in parts
+--      12 receipt: without a task id, only this hand-out, and only if its reply is being published in parts; '' for any
 -- Returns {outcome, task id, receipt, kept reply}; the outcomes are
 --      interrupted  the turn is in flight           waiting  no turn of this task is in flight, nor was it answered
 --      repeated     the task was interrupted before over     the task has ended (the kept reply is returned), and
@@ -63,13 +63,14 @@ local function publish(task, task_id)
     redis.call('PEXPIRE', key, stream_ttl_ms)
 end
 
+-- A key of another type has no events.
 local function is_streaming(task_id)
-    local seq, _, _, event = last_event(STREAM .. per_task(user, task_id))
-    return seq >= 0 and not is_last(event)
+    local done, seq, _, _, event = pcall(last_event, STREAM .. per_task(user, task_id))
+    return done and seq >= 0 and not is_last(event)
 end
 
 local receipt, running, number = in_flight()
-if ARGV[12] == '1' and not (receipt and is_streaming(running)) then
+if wanted == '' and ARGV[12] ~= '' and not (receipt == ARGV[12] and is_streaming(running)) then
     receipt = nil
 end
 if wanted == '' and not receipt then
@@ -77,19 +78,24 @@ if wanted == '' and not receipt then
 end
 local task_id = wanted ~= '' and wanted or running
 local task = per_task(user, task_id)
-local kept = redis.call('GET', REPLY .. task)
+local runs = receipt and running == task_id
+local kept = redis.pcall('GET', REPLY .. task)
+kept = type(kept) == 'string' and kept
 local of = interrupt_of(task)
-if of == 'late' and kept then
+if runs and of ~= number then
+    of = nil  -- the interrupt is of an earlier task of this id, which is tried again
+elseif of == 'late' and kept then
     return { 'over', task_id, '', kept }
-elseif of then
+end
+if of then
     return { 'repeated', task_id, '', '' }
 end
 if not has_room() then
     return { 'full', task_id, '', '' }
 end
-if receipt and running == task_id then
+if runs then
     note(task, number)
-    publish(task, task_id)
+    pcall(publish, task, task_id)  -- a key of another type must not keep the turn from being broken off
     redis.call('PUBLISH', told, receipt .. '\n' .. request)
     return { 'interrupted', task_id, receipt, '' }
 end

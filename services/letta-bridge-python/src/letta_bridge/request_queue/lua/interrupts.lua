@@ -20,10 +20,11 @@ local function interrupt_of(task)
     end
 end
 
--- The request that breaks off the task with this number; false where there is none.
+-- The request that breaks off the task with this number, which is in flight; false where there is none. "-": interrupt.lua
+-- did not find it, because a later turn of its user runs in the user's lane (restore.lua).
 local function interrupt_request(task, number)
     local of, request = interrupt_of(task)
-    return of == number and request or false
+    return (of == number or of == '-') and request or false
 end
 
 -- The same for a task that is handed out now, to which an interrupt of a task not handed out before applies.

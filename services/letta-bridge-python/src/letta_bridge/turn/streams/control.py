@@ -82,9 +82,9 @@ class Control:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await close(self._client)
 
-    def barge_in(self, user_id: str) -> None:
-        """A user writes while being answered: break the answer off, if it is streamed."""
-        request = InterruptRequest(type="interrupt", user_id=user_id, only_streamed=True)
+    def barge_in(self, user_id: str, receipt: str) -> None:
+        """A user writes while being answered in the turn of this receipt: break the answer off, if it is streamed."""
+        request = InterruptRequest(type="interrupt", user_id=user_id, hand_out=receipt)
         task = asyncio.create_task(self._interrupted_by_message(request))
         self._barging.add(task)
         task.add_done_callback(self._barging.discard)
