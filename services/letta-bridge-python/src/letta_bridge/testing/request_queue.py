@@ -57,7 +57,7 @@ class InMemoryQueue:
         """Turns that may wait for the journal; those beyond are not journalled, but counted."""
         self.barge_in = False
         """Call :attr:`on_barge_in` with a user who writes while a turn of theirs is in flight, and its receipt."""
-        self.on_barge_in: Callable[[str, str], object] = str
+        self.on_barge_in: Callable[[str, str], object] = lambda _user, _receipt: None
 
     @property
     def writes_lost(self) -> bool:
@@ -153,7 +153,7 @@ class InMemoryQueue:
             number = f"{turn.entry.seq}-{turn.entry.first_ms}"
             running = self._task_id(turn.entry)
         stream = shelf.streams.get((user, running))
-        is_streaming = bool(stream) and json_object(stream[-1].event).get("type") not in {"end", "error"}
+        is_streaming = stream and json_object(stream[-1].event).get("type") not in {"end", "error"}
         if not request.task_id and request.hand_out and not (one == request.hand_out and is_streaming):
             running = ""
         if not request.task_id and not running:

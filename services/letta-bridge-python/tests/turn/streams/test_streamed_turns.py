@@ -450,3 +450,99 @@ def message(otid: str) -> Any:
     from letta_bridge.letta import TurnMessage  # noqa: PLC0415
 
     return TurnMessage("user", "hi", otid)
+
+
+class _Appends:
+    """What a queue is asked to append; settlements come late."""
+
+    def __init__(self, queue: Any) -> None:
+        self.events: list[bytes] = []
+        self._append, self._settle = queue.append, queue.settle_and_fetch
+        queue.append, queue.settle_and_fetch = self.append, self.settle_and_fetch
+
+    async def append(self, streams: Any) -> Any:
+        for one in streams:
+            self.events += one.events
+        return await self._append(streams)
+
+    async def settle_and_fetch(self, settlements: Any, limit: int) -> Any:
+        if settlements:
+            await asyncio.sleep(1)
+        return await self._settle(settlements, limit)
+
+
+async def test_the_last_event_goes_with_the_settlement_alone(rig: Any) -> None:
+    """Written before, it would come twice where the bridge is killed, or the turn interrupted, in between."""
+    rig.letta.stream_next("One is here. Two is here. Three.")
+    push(rig)
+    queue = rig.queue()
+    appends = _Appends(queue)
+    async with at_work(rig, queue):
+        await until(rig.replies)
+    assert [json.loads(one)["type"] for one in appends.events if b'"end"' in one] == []
+    assert kinds(rig)[-1] == "end"
+
+
+@pytest.mark.parametrize("fields", [{"memory_type": "temporary"}, {}])
+async def test_memory_python_answers_no_interrupted_turn_whoever_was_to_answer_it(rig: Any, fields: Any) -> None:
+    rig.fallback.silent = True
+    rig.fallback.parts = [AnswerPart(part="short: hi. ", at=0)]
+    if not fields:
+        rig.letta.down = True
+    push(rig, content="hi. And more.", **fields)
+    queue = rig.queue()
+    processor = rig.processor(queue, rig.streams(queue))
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
+    running = asyncio.create_task(processor.process(turn, TurnLease(1e9, clock())))
+    await until(lambda: turn.number in rig.fallback.handed)
+    settings = rig.settings.model_copy(
+        update={"letta": rig.settings.letta.model_copy(update={"fallback_to_memory": False})}
+    )
+    processor.reload(settings)  # an operator switches the fallback off
+    request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1")
+    await queue.interrupt(request)
+    turn.interruption.ask(request)
+    end = await running
+    assert json.loads(end.reply)["status"] == "interrupted"
+    assert rig.fallback.withdrawn == [turn.number]
+
+
+async def test_a_sentence_that_an_interrupt_kept_from_listeners_is_in_no_reply(rig: Any) -> None:
+    """The bridge is told of the interrupt by nothing but its settlement."""
+    pause = Hold()
+    rig.letta.stream_next("One is here. ", "T", pause, "wo is here. Three is here.")
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: "sentence" in kinds(rig))
+        await rig.queue("other").interrupt(InterruptRequest(type="interrupt", user_id="ada", task_id="t1"))
+        pause.release()
+        await until(rig.replies)
+    (reply,) = rig.replies()
+    assert kinds(rig) == ["started", "sentence", "interrupted", "end"]
+    assert reply["response_text"] == said(rig) == "One is here. "
+
+
+async def test_a_task_tried_again_after_an_error_begins_a_new_attempt(rig: Any) -> None:
+    rig.letta.down = rig.fallback.down = True
+    push(rig)
+    async with at_work(rig):
+        await until(rig.replies)
+    assert [(one["type"], one["attempt"]) for one in events(rig)] == [("error", 1)]
+    rig.fallback.down = False
+    rig.letta_comes_back()
+    push(rig)
+    async with at_work(rig):
+        await until(lambda: len(rig.replies()) == 2)
+    assert [(one["type"], one["attempt"]) for one in events(rig)[1:]] == [("started", 2), ("sentence", 2), ("end", 2)]
+
+
+async def test_deltas_that_the_reply_does_not_begin_with_are_void(rig: Any) -> None:
+    """An instance of memory-python was killed behind the sentence that another one's answer begins with, too."""
+    rig.letta.down = True
+    rig.fallback.parts = [AnswerPart(part="short: hi. And mo", at=0)]
+    push(rig, content="hi. But no.", deltas=True)
+    async with at_work(rig):
+        await until(lambda: kinds(rig)[-1:] == ["end"])
+    kept = events(rig)
+    deltas = [one["text"] for one in kept if one["type"] == "delta" and one["attempt"] == kept[-1]["attempt"]]
+    assert "".join(deltas) == said(rig) == "short: hi. But no."

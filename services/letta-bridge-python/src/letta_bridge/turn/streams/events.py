@@ -105,8 +105,8 @@ class Past:
     """Of the last attempt."""
     sentences: list[tuple[int, str]] = field(default_factory=list)
     """``seq`` and ``text`` of the last attempt's sentences."""
-    delta_characters: int = 0
-    """Characters of the last attempt's deltas."""
+    delta_text: str = ""
+    """What the last attempt's deltas add up to."""
     interrupted: bool = False
     next_seq: int = 0
     last: bytes | None = None
@@ -130,12 +130,12 @@ class Past:
         if kind in {STARTED, RESTART}:
             self.attempt = attempt if isinstance(attempt, int) else self.attempt + 1
             self.source = str(content.get("source"))
-            self.sentences, self.delta_characters, self.interrupted = [], 0, False
+            self.sentences, self.delta_text, self.interrupted = [], "", False
         text = content.get("text")
         if kind == SENTENCE and isinstance(text, str):
             self.sentences.append((seq, text))
         elif kind == DELTA and isinstance(text, str):
-            self.delta_characters += len(text)
+            self.delta_text += text
         elif kind == INTERRUPTED:
             self.interrupted = True
         elif kind in LAST_EVENTS:

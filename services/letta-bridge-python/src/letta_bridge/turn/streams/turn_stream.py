@@ -70,13 +70,13 @@ class TurnStream:
             self._sequence.append(seq)
             self._parts.append(text)
             self._speech.of(text)
-        self._delta_characters = past.delta_characters
+        self._delta_text = past.delta_text
 
     def _reset(self) -> None:
         settings = self._settings
         self._parts: list[str] = []
         self._sequence: list[int] = []
-        self._delta_characters = 0
+        self._delta_text = ""
         self._tail = ""
         """What the splitter holds."""
         self._message: str | None = None
@@ -114,7 +114,7 @@ class TurnStream:
     @property
     def spoken(self) -> bool:
         """Whether the present attempt has said anything."""
-        return bool(self._parts) or self._delta_characters > 0
+        return bool(self._parts or self._delta_text)
 
     def begin(self, source: str, agent_id: str | None = None, *, reason: str = "sent_again") -> None:
         """A new attempt: what an earlier one has said is void."""
@@ -170,14 +170,15 @@ class TurnStream:
     def complete(self, text: str, source: str, agent_id: str | None = None, *, reason: str) -> None:
         """The whole reply is known: say what is left of it, after what an earlier hand-out said."""
         said = self.reply_text
-        if not self._attempt or source != self._source or not text.startswith(said):
+        is_continued = text.startswith(said) and text.startswith(self._delta_text)
+        if not self._attempt or source != self._source or not is_continued:
             self.begin(source, agent_id, reason=reason)
             said = ""
         self._cancel_idle()
         self._message, self._tail = None, ""
         rest = text[len(said) :]
         splitter = self._new_splitter(first=not said)
-        self._delta(text[self._delta_characters :])
+        self._delta(text[len(self._delta_text) :])
         self._publish(splitter.add(rest))
         self._publish(splitter.end(), last=True)
 
@@ -253,7 +254,7 @@ class TurnStream:
 
     def _delta(self, text: str) -> None:
         if self._deltas and text:
-            self._delta_characters += len(text)
+            self._delta_text += text
             self._add(self._write.delta(self._attempt, text))
 
     def _publish(self, pieces: list[str], *, last: bool = False) -> None:
