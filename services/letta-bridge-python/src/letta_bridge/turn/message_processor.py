@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -358,7 +357,7 @@ class MessageProcessor:
                 delivery = await self._delivery_to_be_told(job, lease)
             job.delivery = delivery
         past = await self._streams.past(job.task) if job.stream is not None else Past()
-        return self._settled_as_interrupted(job, request, past.sentences)
+        return self._settled_as_interrupted(job, request, past)
 
     async def _answered_meanwhile(self, job: Job, lease: Lease) -> Settlement | None:
         """memory-python's answer if the task was handed over and it was faster; otherwise it gives none any more."""
@@ -368,15 +367,14 @@ class MessageProcessor:
             return await self._withdrawn(job, lease)
         return None
 
-    def _settled_as_interrupted(
-        self, job: Job, request: InterruptRequest, sentences: Sequence[tuple[int, str]] | None = None
-    ) -> Settlement:
-        """The settlement; ``sentences`` are those that were published, by default those that the queue has."""
+    def _settled_as_interrupted(self, job: Job, request: InterruptRequest, past: Past | None = None) -> Settlement:
+        """The settlement; ``past`` is what was published, by default what the queue has of this hand-out."""
         delivery = job.delivery
-        if sentences is None:
-            sentences = job.stream.published if job.stream is not None else ()
+        if past is None and job.stream is not None:
+            past = Past(sentences=job.stream.published, void_until=job.stream.void_until)
+        sentences = past.sentences if past is not None else []
         published = "".join(text for _, text in sentences)
-        heard = heard_of(request.heard, sentences) if published else ""
+        heard = heard_of(request.heard, sentences, void_until=past.void_until) if past and published else ""
         missed: tuple[bytes, ...] = ()
         if delivery is not None:
             record = job.interrupted_turn(

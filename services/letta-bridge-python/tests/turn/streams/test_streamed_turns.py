@@ -546,3 +546,28 @@ async def test_deltas_that_the_reply_does_not_begin_with_are_void(rig: Any) -> N
     kept = events(rig)
     deltas = [one["text"] for one in kept if one["type"] == "delta" and one["attempt"] == kept[-1]["attempt"]]
     assert "".join(deltas) == said(rig) == "short: hi. But no."
+
+
+@pytest.mark.parametrize(("seq", "heard"), [(1, ""), (2, "Again"), (3, "Again"), (4, "Again, one is")])
+async def test_characters_of_a_void_attempt_are_none_of_the_reply(rig: Any, seq: int, heard: str) -> None:
+    """The player may still be in the attempt before."""
+    push(rig)
+    queue = rig.queue("dead")
+    (turn,) = (await queue.settle_and_fetch([], 1)).turns
+    ids = {"task_id": "t1", "user_id": "ada"}
+    published = [
+        ids | {"attempt": 1, "type": "started", "source": "letta"},
+        ids | {"attempt": 1, "type": "sentence", "text": "One is here. "},
+        ids | {"attempt": 1, "type": "sentence", "text": "Two is here. "},
+        ids | {"attempt": 2, "type": "restart", "source": "letta"},
+        ids | {"attempt": 2, "type": "sentence", "text": "Again, "},
+        ids | {"attempt": 2, "type": "sentence", "text": "one is here."},
+    ]
+    await queue.append([TaskEvents(turn.receipt, "ada", "t1", [json.dumps(one).encode() for one in published])])
+    characters = 6 if seq == 4 else 5
+    request = InterruptRequest(type="interrupt", user_id="ada", heard=Heard(seq=seq, characters=characters))
+    await queue.interrupt(request)
+    rig.time += 60
+    async with at_work(rig):
+        await until(rig.replies)
+    assert rig.replies()[0]["heard_text"] == heard

@@ -105,6 +105,8 @@ class Past:
     """Of the last attempt."""
     sentences: list[tuple[int, str]] = field(default_factory=list)
     """``seq`` and ``text`` of the last attempt's sentences."""
+    void_until: int = -1
+    """``seq`` of the last sentence of the attempts before it."""
     delta_text: str = ""
     """What the last attempt's deltas add up to."""
     interrupted: bool = False
@@ -130,6 +132,8 @@ class Past:
         if kind in {STARTED, RESTART}:
             self.attempt = attempt if isinstance(attempt, int) else self.attempt + 1
             self.source = str(content.get("source"))
+            if self.sentences:
+                self.void_until = self.sentences[-1][0]
             self.sentences, self.delta_text, self.interrupted = [], "", False
         text = content.get("text")
         if kind == SENTENCE and isinstance(text, str):

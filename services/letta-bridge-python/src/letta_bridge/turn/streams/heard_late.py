@@ -43,7 +43,7 @@ class HeardLate:
         if reply.get("status") != "ok" or not isinstance(text, str) or not isinstance(agent_id, str):
             return b""
         past = Past.of(await self._queue.events(request.user_id, result.task_id))
-        heard = heard_of(request.heard, past.sentences or [(0, text)])
+        heard = heard_of(request.heard, past.sentences or [(0, text)], void_until=past.void_until)
         if heard is None or heard == text.rstrip():
             return b""
         record = MissedTurn(

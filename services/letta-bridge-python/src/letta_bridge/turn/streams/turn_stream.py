@@ -59,6 +59,8 @@ class TurnStream:
         self._on_run: Callable[[], None] | None = None
         self.stopped = False
         """Nothing more is written while the turn runs: it has ended, was interrupted, or another bridge has it."""
+        self.void_until = past.void_until
+        """``seq`` of the last sentence of void attempts."""
         self._attempt = past.attempt
         # After an error, somebody who begins to answer says so again.
         self._source: str | None = past.source if past.last is None else None
@@ -121,6 +123,8 @@ class TurnStream:
         self._cancel_idle()
         is_other = source != self._source
         self._source, self._agent_id, self.run_id = source, agent_id, None
+        if self._sequence:
+            self.void_until = self._sequence[-1]
         if self.spoken:
             self._attempt += 1
             self._add(self._write.restart(self._attempt, reason, source, agent_id))
