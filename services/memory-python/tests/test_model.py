@@ -236,3 +236,12 @@ async def test_refusals_of_a_stream_are_those_of_an_answer(ask: Any) -> None:
 async def test_a_stream_without_an_answer_is_none(ask: Any, broken: Any) -> None:
     error, _ = await ask(broken, hear=lambda _: None)
     assert isinstance(error, ModelSaidNothing)
+
+
+@pytest.mark.parametrize(("before", "kind"), [((), ModelUnavailable), (("Half an ",), ModelRefused)])
+async def test_an_error_within_a_stream_is_no_answer(ask: Any, before: tuple[str, ...], kind: type[Exception]) -> None:
+    failed = json.dumps({"error": {"message": "out of memory while answering hi", "code": 500}}).encode()
+    error, requests = await ask(streams(*before, failed), hear=lambda _: None)
+    assert type(error) is kind
+    assert "broke off" in str(error)
+    assert len(requests) == (1 if before else 3)

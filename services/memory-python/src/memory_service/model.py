@@ -25,6 +25,8 @@ _MODEL_ATTEMPTS: Final = 3
 _DONE: Final = b"[DONE]"
 _LONGEST_STREAM: Final = 16 * 2**20
 _FIRST_REFUSAL: Final = 300
+_FAILED_IN_STREAM: Final = 500
+"""The status as which an error within a stream counts, because its own was 200."""
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 """Longest ``Retry-After`` that is honoured; a later answer would be too late."""
 _INSTEAD: Final[Mapping[str, str | None]] = {
@@ -179,6 +181,11 @@ class OpenAiModel:
                 async for chunk in response.aiter_bytes():
                     for event in events.read(chunk):
                         said.take(event.data)
+        except _StreamFailed as failed:
+            words = read_refusal(_FAILED_IN_STREAM, failed.event, hidden=self._hidden(body["messages"])).sentence
+            raise (ModelRefused if said.text else ModelUnavailable)(
+                f"the model broke off its answer: {words}"
+            ) from None
         except httpx.TransportError as error:
             unreachable = f"the model cannot be reached ({connection_failure(error) or type(error).__name__})"
             # What was heard is void; another try would say it again.
@@ -191,8 +198,7 @@ class OpenAiModel:
 
     def _refusal(self, response: httpx.Response, messages: Sequence[Message]) -> ModelUnavailable | ModelRefused:
         status = response.status_code
-        hidden = [message["content"] for message in messages] + ([self._key] if self._key else [])
-        refusal = read_refusal(status, response.content, hidden=hidden)
+        refusal = read_refusal(status, response.content, hidden=self._hidden(messages))
         says = f"the model answered with status {status}: {refusal.sentence}"
         if refusal.cause.passes:
             return ModelUnavailable(says, retry_after=parse_retry_after(response.headers.get("Retry-After")))
@@ -202,6 +208,18 @@ class OpenAiModel:
             parameters=refusal.parameters,
             concerns_conversation=refusal.cause in {Cause.OVERFLOW, Cause.CONTENT},
         )
+
+    def _hidden(self, messages: Sequence[Message]) -> list[str]:
+        """What no message about a failure may quote."""
+        return [message["content"] for message in messages] + ([self._key] if self._key else [])
+
+
+class _StreamFailed(Exception):
+    """The model failed after it had begun to answer; what came before is no answer."""
+
+    def __init__(self, event: bytes) -> None:
+        super().__init__()
+        self.event = event
 
 
 class _Said:
@@ -214,10 +232,12 @@ class _Said:
         self._finish_reason: str | None = None
 
     def take(self, data: bytes) -> None:
-        """The data of an event. Raises ValueError where it is not JSON."""
+        """The data of an event. Raises ValueError where it is not JSON, _StreamFailed where the model gave up."""
         if data == _DONE:
             return
         event = read_json(data)
+        if isinstance(event, dict) and event.get("error"):
+            raise _StreamFailed(data)
         try:
             choice = event["choices"][0]
             piece = choice.get("delta", {}).get("content")
