@@ -375,6 +375,7 @@ class MessageProcessor:
         sentences = past.sentences if past is not None else []
         published = "".join(text for _, text in sentences)
         heard = heard_of(request.heard, sentences, void_until=past.void_until) if past and published else ""
+        source = (job.stream.source if job.stream is not None and published else None) or "letta"
         missed: tuple[bytes, ...] = ()
         if delivery is not None:
             record = job.interrupted_turn(
@@ -390,7 +391,8 @@ class MessageProcessor:
             job.identity,
             published,
             heard=heard,
-            agent_id=delivery.agent_id if delivery is not None else None,
+            source=source,
+            agent_id=delivery.agent_id if delivery is not None and source == "letta" else None,
             missed=missed,
             caught_up=delivery.resolved if isinstance(delivery, Delivery) else (),
         )

@@ -124,6 +124,7 @@ def interrupted(
     text: str,
     *,
     heard: str | None,
+    source: str = "letta",
     agent_id: str | None = None,
     missed: tuple[bytes, ...] = (),
     caught_up: Collection[str] = (),
@@ -136,7 +137,8 @@ def interrupted(
         identity: the identity under which the task may have been sent.
         text: what was published of the reply until then.
         heard: the part of it that the user heard; None if that is not known.
-        agent_id: whose reply it was; None if no agent had begun it.
+        source: whose reply it was.
+        agent_id: of the agent whose reply it was; None if no agent had begun it.
         missed: as in :func:`by_memory`.
         caught_up: as in :func:`by_memory`.
     """
@@ -145,7 +147,7 @@ def interrupted(
         user_id=task.user_id,
         response_text=text,
         memory_updated=False,
-        source="letta",
+        source=source,
         timestamp=now(),
         status="interrupted",
         agent_id=agent_id,
@@ -158,7 +160,7 @@ def interrupted(
         user_id=task.user_id,
         task_id=task.task_id,
         reply=dump(reply),
-        task_response=dump(TaskResponse(text=text, source="letta", interrupted=True)),
+        task_response=dump(TaskResponse(text=text, source=source, interrupted=True)),
         mark=identity.mark(),
         missed=missed,
         caught_up=frozenset(caught_up),

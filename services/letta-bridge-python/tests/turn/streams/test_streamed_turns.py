@@ -16,6 +16,7 @@ from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, Inter
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import TaskEvents
 from letta_bridge.testing.letta import Hold, ToolUse
+from letta_bridge.turn.lease import TurnLease
 from shared_utils.contracts.messages import AnswerPart
 
 pytestmark = pytest.mark.virtual_time
@@ -43,9 +44,9 @@ def said(rig: Any, task_id: str = "t1") -> str:
 
 
 @asynccontextmanager
-async def at_work(rig: Any) -> AsyncIterator[Any]:
+async def at_work(rig: Any, queue: Any = None) -> AsyncIterator[Any]:
     """A bridge that runs, with its writer of streams."""
-    queue = rig.queue()
+    queue = queue or rig.queue()
     streams = rig.streams(queue)
     intake = rig.intake(queue=queue, streams=streams)
     running = asyncio.create_task(intake.run())
@@ -491,19 +492,21 @@ async def test_memory_python_answers_no_interrupted_turn_whoever_was_to_answer_i
         rig.letta.down = True
     push(rig, content="hi. And more.", **fields)
     queue = rig.queue()
-    processor = rig.processor(queue, rig.streams(queue))
+    streams = rig.streams(queue)
+    processor = rig.processor(queue, streams)
     (turn,) = (await queue.settle_and_fetch([], 1)).turns
-    running = asyncio.create_task(processor.process(turn, TurnLease(1e9, clock())))
-    await until(lambda: turn.number in rig.fallback.handed)
-    settings = rig.settings.model_copy(
-        update={"letta": rig.settings.letta.model_copy(update={"fallback_to_memory": False})}
-    )
-    processor.reload(settings)  # an operator switches the fallback off
-    request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1")
-    await queue.interrupt(request)
-    turn.interruption.ask(request)
-    end = await running
-    assert json.loads(end.reply)["status"] == "interrupted"
+    async with streams.running():
+        running = asyncio.create_task(processor.process(turn, TurnLease(1e9, clock())))
+        await until(lambda: "sentence" in kinds(rig))
+        letta = rig.settings.letta.model_copy(update={"fallback_to_memory": False})
+        processor.reload(rig.settings.model_copy(update={"letta": letta}))  # an operator switches the fallback off
+        request = InterruptRequest(type="interrupt", user_id="ada", task_id="t1")
+        await queue.interrupt(request)
+        turn.interruption.ask(request)
+        end = await running
+    reply = json.loads(end.reply)
+    assert (reply["status"], reply["source"]) == ("interrupted", "memory-python")
+    assert reply["response_text"] == said(rig)
     assert rig.fallback.withdrawn == [turn.number]
 
 

@@ -114,6 +114,11 @@ class TurnStream:
         return [(seq, text) for seq, text in self.sentences if seq < next_seq]
 
     @property
+    def source(self) -> str | None:
+        """Who speaks in the present attempt; None before anybody does."""
+        return self._source
+
+    @property
     def spoken(self) -> bool:
         """Whether the present attempt has said anything."""
         return bool(self._parts or self._delta_text)
