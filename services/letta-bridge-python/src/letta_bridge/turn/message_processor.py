@@ -361,21 +361,18 @@ class MessageProcessor:
 
     async def _answered_meanwhile(self, job: Job, lease: Lease) -> Settlement | None:
         """memory-python's answer if the task was handed over and it was faster; otherwise it gives none any more."""
-        if not self._settings.letta.fallback_to_memory and self._settings.letta.enabled:
-            return None
         with DefectsLogged(job.turn):
             return await self._withdrawn(job, lease)
         return None
 
     def _settled_as_interrupted(self, job: Job, request: InterruptRequest, past: Past | None = None) -> Settlement:
-        """The settlement; ``past`` is what was published, by default what the queue has of this hand-out."""
+        """The settlement; ``past`` is what was published, by default what the queue is known to have."""
         delivery = job.delivery
-        if past is None and job.stream is not None:
-            past = Past(sentences=job.stream.published, void_until=job.stream.void_until)
-        sentences = past.sentences if past is not None else []
-        published = "".join(text for _, text in sentences)
-        heard = heard_of(request.heard, sentences, void_until=past.void_until) if past and published else ""
-        source = (job.stream.source if job.stream is not None and published else None) or "letta"
+        if past is None:
+            past = job.stream.published if job.stream is not None else Past()
+        published = "".join(text for _, text in past.sentences)
+        heard = heard_of(request.heard, past.sentences, void_until=past.void_until) if published else ""
+        source = (past.source if published else None) or "letta"
         missed: tuple[bytes, ...] = ()
         if delivery is not None:
             record = job.interrupted_turn(
@@ -398,7 +395,7 @@ class MessageProcessor:
         )
         if job.stream is not None and end.reply is not None:
             told = None if request.heard is None else request.heard.model_dump(exclude_none=True)
-            job.stream.end_interrupted(end.reply, told)
+            job.stream.end_interrupted(end.reply, told, past.attempt)
             end.stream = job.stream.events
         return self._journalled(job, end, is_remembered=delivery is not None)
 

@@ -144,7 +144,8 @@ async def test_numbers_of_sentences_go_on() -> None:
     past = numbered({"type": "started", "source": "letta"}, {"type": "sentence", "text": "One. "})
     one = stream(past)
     one.end(REPLY, "One. Two. Three.", "letta", None, "")
-    assert one.sentences == [(1, "One. "), (2, "Two. "), (3, "Three.")]
+    one.events.stored = len(one.events.events)
+    assert one.published.sentences == [(1, "One. "), (2, "Two. "), (3, "Three.")]
 
 
 async def test_nothing_is_added_once_it_is_stopped() -> None:
@@ -187,3 +188,16 @@ def test_notes_of_the_bridge_are_removed_however_they_are_cut(step: int, languag
     removed = NotesRemoved()
     said = "".join(removed.add(text[at : at + step]) for at in range(0, len(text), step)) + removed.end()
     assert said == "Hello (you). (Bye, The) end ("
+
+
+def test_an_attempt_that_was_not_published_is_none() -> None:
+    one = Past.of([])
+    events = [
+        b'{"seq":0,"attempt":1,"type":"started","source":"letta"}',
+        b'{"seq":1,"attempt":1,"type":"sentence","text":"One. "}',
+    ]
+    more = one.followed_by(events)
+    again = more.followed_by([b'{"attempt":2,"type":"restart","source":"memory-python"}'])
+    assert (one.attempt, more.attempt, again.attempt) == (0, 1, 2)
+    assert (one.sentences, more.sentences, again.sentences) == ([], [(1, "One. ")], [])
+    assert (more.void_until, again.void_until, again.next_seq) == (-1, 1, 3)

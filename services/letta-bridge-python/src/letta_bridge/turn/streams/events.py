@@ -5,7 +5,7 @@ The queue puts ``v`` and ``seq`` in front of each. ``attempt`` comes before any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from pydantic_core import to_json
@@ -119,10 +119,18 @@ class Past:
         """Read the events of a stream, oldest first; what cannot be read is left out."""
         past = cls()
         for event in events:
-            past._add(event)
+            past.add(event)
         return past
 
-    def _add(self, event: bytes) -> None:
+    def followed_by(self, events: list[bytes]) -> Past:
+        """The same with more events."""
+        past = replace(self, sentences=list(self.sentences))
+        for event in events:
+            past.add(event)
+        return past
+
+    def add(self, event: bytes) -> None:
+        """The next event; what cannot be read is left out."""
         content = json_object(event)
         kind, attempt = content.get("type"), content.get("attempt")
         seq = content.get("seq")

@@ -59,8 +59,6 @@ class TurnStream:
         self._on_run: Callable[[], None] | None = None
         self.stopped = False
         """Nothing more is written while the turn runs: it has ended, was interrupted, or another bridge has it."""
-        self.void_until = past.void_until
-        """``seq`` of the last sentence of void attempts."""
         self._attempt = past.attempt
         # After an error, somebody who begins to answer says so again.
         self._source: str | None = past.source if past.last is None else None
@@ -68,8 +66,7 @@ class TurnStream:
         self._idle: asyncio.TimerHandle | None = None
         self._text_at = 0.0
         self._reset()
-        for seq, text in past.sentences:
-            self._sequence.append(seq)
+        for _, text in past.sentences:
             self._parts.append(text)
             self._speech.of(text)
         self._delta_text = past.delta_text
@@ -77,7 +74,6 @@ class TurnStream:
     def _reset(self) -> None:
         settings = self._settings
         self._parts: list[str] = []
-        self._sequence: list[int] = []
         self._delta_text = ""
         self._tail = ""
         """What the splitter holds."""
@@ -103,20 +99,9 @@ class TurnStream:
         return "".join(self._parts)
 
     @property
-    def sentences(self) -> list[tuple[int, str]]:
-        """``seq`` and ``text`` of the present attempt's sentences, as the queue numbers them."""
-        return list(zip(self._sequence, self._parts, strict=True))
-
-    @property
-    def published(self) -> list[tuple[int, str]]:
-        """Those of them that the queue has: after an interrupt, the others are never published."""
-        next_seq = self.past.next_seq + max(0, self.events.stored)
-        return [(seq, text) for seq, text in self.sentences if seq < next_seq]
-
-    @property
-    def source(self) -> str | None:
-        """Who speaks in the present attempt; None before anybody does."""
-        return self._source
+    def published(self) -> Past:
+        """What the task's stream is known to hold: after an interrupt, nothing else is published."""
+        return self.past.followed_by(self.events.events[: max(0, self.events.stored)])
 
     @property
     def spoken(self) -> bool:
@@ -128,8 +113,6 @@ class TurnStream:
         self._cancel_idle()
         is_other = source != self._source
         self._source, self._agent_id, self.run_id = source, agent_id, None
-        if self._sequence:
-            self.void_until = self._sequence[-1]
         if self.spoken:
             self._attempt += 1
             self._add(self._write.restart(self._attempt, reason, source, agent_id))
@@ -200,10 +183,13 @@ class TurnStream:
         write = self._write.error if text is None else self._write.end
         self._add(write(self._attempt, reply), always=True)
 
-    def end_interrupted(self, reply: bytes, heard: dict[str, object] | None) -> None:
-        """The turn was broken off. The queue leaves out ``interrupted`` where it has said so before."""
+    def end_interrupted(self, reply: bytes, heard: dict[str, object] | None, attempt: int) -> None:
+        """The turn was broken off in this attempt, the last that was published.
+
+        The queue leaves out ``interrupted`` where it has said so before.
+        """
         self.stop()
-        self._attempt = max(1, self._attempt)
+        self._attempt = max(1, attempt)
         # Only these: what was not published before the interrupt is not published after it.
         last = [self._write.interrupted(self._attempt, heard), self._write.end(self._attempt, reply)]
         self.events = TaskEvents(
@@ -270,7 +256,6 @@ class TurnStream:
         for place, piece in enumerate(pieces, 1):
             first = not self._parts
             self._parts.append(piece)
-            self._sequence.append(self.past.next_seq + len(self.events.events))
             self._tail = self._tail[len(piece) :]
             speech = self._speech.of(piece)
             is_last = last and place == len(pieces)
