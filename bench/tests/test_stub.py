@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bridge_bench import spoken
 from bridge_bench.ceiling import own_time
 from bridge_bench.runs import Bench
 from letta_bridge.letta import SoughtTurn, TurnMessage, TurnState
@@ -47,6 +48,33 @@ async def test_a_streamed_turn_has_the_same_answer(letta: LettaClient) -> None:
     assert streamed == whole
     assert heard.messages == [whole.text]
     assert len(heard.pieces) == len(whole.text.split())
+
+
+async def test_a_streamed_turn_says_when_it_wrote_each_sentence_and_keeps_its_pace(bench: Bench) -> None:
+    with bench.harness.stub(tokens_per_second=200) as stub:
+        client = LettaClient(stub.url)
+        answer = await client.send(AGENT, [TurnMessage("user", "hello", "otid-6")], timeout=10, listener=Heard())
+        await client.close()
+    sentences = answer.text.replace(". ", ".|").split("|")
+    assert len(sentences) == spoken.SENTENCES
+    times = [time for sentence in sentences for time in (spoken.began(sentence), spoken.ended(sentence))]
+    assert times == sorted(times)
+    assert 0.2 < times[-1] - times[0] < 10
+
+
+async def test_a_caller_who_goes_away_ends_a_stream(bench: Bench) -> None:
+    with bench.harness.stub(tokens_per_second=20) as stub:
+        client = LettaClient(stub.url)
+        heard = Heard()
+        lost = asyncio.create_task(
+            client.send(AGENT, [TurnMessage("user", "hello", "otid-7")], timeout=10, listener=heard)
+        )
+        while not heard.messages:
+            await asyncio.sleep(0.01)
+        lost.cancel()
+        while stub.stats()["in_flight"]:
+            await asyncio.sleep(0.01)
+        await client.close()
 
 
 async def test_a_turn_can_be_found_although_its_caller_went_away(letta: LettaClient, stub: Any) -> None:

@@ -49,7 +49,8 @@ def bench(
     users: Annotated[int, typer.Option(help="Number of users that send the tasks.", min=1)] = 500,
     patience: Annotated[float, typer.Option(help="Seconds to wait for the tasks of a killed worker.")] = 75.0,
     large: Annotated[
-        bool, typer.Option("--large", help="Also measure a million waiting tasks and 100 000 users.")
+        bool,
+        typer.Option("--large", help="Also measure a million waiting tasks, 100 000 users and 10 000 streams."),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the results.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a target is missed, and name it.")] = False,

@@ -66,6 +66,9 @@ BASELINES: Final = (
     Contender("redis-py + aiohttp by hand", "floor", ("-m", "bridge_bench.baselines.by_hand")),
 )
 
+RELAY: Final = Contender("relay by hand", "floor", ("-m", "bridge_bench.baselines.relay"))
+"""Of streams."""
+
 PEERS_BY_NAME: Final = {
     peer.name: peer
     for peer in (

@@ -56,13 +56,21 @@ class Load:
 
 
 class Stub(Process):
-    """The stub Letta. `seconds` is its latency."""
+    """The stub Letta.
 
-    def __init__(self, logs: Path, seconds: float, *, remember: bool = False) -> None:
+    Args:
+        logs: directory of its log.
+        seconds: its latency.
+        tokens_per_second: the pace of its streamed turns; 0 sends them at once.
+        remember: keep turns, so that they can be found.
+    """
+
+    def __init__(self, logs: Path, seconds: float, *, tokens_per_second: float = 0.0, remember: bool = False) -> None:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.seconds = seconds
         command = [sys.executable, "-m", "bridge_bench.stub", "--port", str(self.port), "--latency", str(seconds)]
+        command += ["--tokens-per-second", str(tokens_per_second)]
         super().__init__(
             "stub-letta",
             [*command, "--remember"] if remember else command,
@@ -105,9 +113,9 @@ class Harness:
         self._held.close()
 
     @contextmanager
-    def stub(self, seconds: float = 0.0, *, remember: bool = False) -> Iterator[Stub]:
-        """A stub Letta with that latency."""
-        with _running(Stub(self.data, seconds, remember=remember)) as stub:
+    def stub(self, seconds: float = 0.0, *, tokens_per_second: float = 0.0, remember: bool = False) -> Iterator[Stub]:
+        """A stub Letta with that latency and pace."""
+        with _running(Stub(self.data, seconds, tokens_per_second=tokens_per_second, remember=remember)) as stub:
             yield stub
 
     @contextmanager

@@ -7,6 +7,9 @@ less than a thousand turns a second and would be what a benchmark measures; both
 line, the length and the body's end are looked at. Every turn gets the same text, in about 1 KB shaped as Letta's
 answers, with an id of its own. A turn that asks for a stream gets it as events of one word each, all at once.
 
+With ``--tokens-per-second 30`` a streamed turn says what is in ``spoken``, at that pace. Turns begin to speak at
+different moments within the time of one token, as they do where many people talk at different times.
+
 With ``--remember`` turns are kept by agent and can be found again by their otid, as in Letta, also those whose caller
 went away in the middle; that costs some speed.
 """
@@ -18,6 +21,7 @@ import asyncio
 import json
 import re
 import resource
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, Final
@@ -25,6 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import uvloop
 
+from bridge_bench import spoken
 from local_stack.letta_double.answers import health, turn_answer
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -58,32 +63,52 @@ def _head(body: bytes, kind: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
 
 
+def _event(event: object) -> bytes:
+    return b"data: %s\n\n" % json.dumps(event).encode()
+
+
+_SAID: Final = _ANSWER["messages"][1]
+_BEGIN: Final = _event({"message_type": "ping", "run_id": _SAID["run_id"]})
+_END: Final = b"".join(
+    (
+        _event(_ANSWER["stop_reason"]),
+        _event({"message_type": "usage_statistics", **_ANSWER["usage"]}),
+        b"data: [DONE]\n\n",
+    )
+)
+
+
 def _events() -> Iterator[bytes]:
     """The events of a streamed turn; the message's id is to be given the number of the turn."""
-    [_, said] = _ANSWER["messages"]
-    told = [
-        {"message_type": "ping", "run_id": said["run_id"]},
-        *({**said, "content": word} for word in re.findall(r"\s*\S+", _TEXT)),
-        _ANSWER["stop_reason"],
-        {"message_type": "usage_statistics", **_ANSWER["usage"]},
-    ]
-    for event in told:
-        yield b"data: %s\n\n" % json.dumps(event).encode()
-    yield b"data: [DONE]\n\n"
+    yield _BEGIN
+    for word in re.findall(r"\s*\S+", _TEXT):
+        yield _event({**_SAID, "content": word})
+    yield _END
 
 
 _TURN: Final = _response(_ANSWER).replace(b"000000000002", b"%012d")
 """To be given the number of the turn."""
 _STREAMED_TURN: Final = _head(b"".join(_events()), b"text/event-stream").replace(b"000000000002", b"%(turn)012d")
+_STREAM_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_PHASE: Final = 0.6180339887
+"""Multiples of the golden ratio spread evenly, however many there are."""
 _STREAMING: Final = b'"streaming":true'
 """How the bridge writes it."""
 
 
 class StubLetta:
-    """Agents by their tags; every turn gets the same text."""
+    """Agents by their tags; every turn gets the same text.
 
-    def __init__(self, latency: float, *, remember: bool) -> None:
+    Args:
+        latency: seconds before a turn answers, or begins to.
+        pace: seconds from one token of a streamed turn to the next; 0 sends all at once.
+        remember: keep turns by agent.
+    """
+
+    def __init__(self, latency: float, pace: float, *, remember: bool) -> None:
         self.latency = latency
+        self.pace = pace
         self.remember = remember
         self.turns = 0
         self.in_flight = 0
@@ -138,6 +163,7 @@ class _Connection(asyncio.Protocol):
         self._letta = letta
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
+        self._speaking: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # of a TCP server it is one
@@ -170,13 +196,36 @@ class _Connection(asyncio.Protocol):
             self._answer(target.decode(), body)
 
     def _answer(self, path: str, body: bytes) -> None:
+        if self._letta.pace and _STREAMING in body:
+            self._speaking = asyncio.create_task(self._speak(path, body))
+            return
         self._letta.end(path, body)
         number = self._letta.turns
         self._write(_STREAMED_TURN % {b"turn": number} if _STREAMING in body else _TURN % number)
 
+    async def _speak(self, path: str, body: bytes) -> None:
+        """A streamed turn, token by token, until its caller goes away."""
+        pace, number = self._letta.pace, self._letta.turns
+        message = {**_SAID, "id": f"message-{uuid.uuid4()}"}
+        loop = asyncio.get_running_loop()
+        begin = loop.time() + pace * (number * _PHASE % 1)
+        self._write(_STREAM_HEAD + _chunk(_BEGIN))
+        for place, token in enumerate(spoken.TOKENS):
+            await asyncio.sleep(begin + place * pace - loop.time())
+            if self._transport is None:
+                break
+            content = token.format(spoken.in_letters(time.monotonic()))
+            self._write(_chunk(_event({**message, "content": content})))
+        self._letta.end(path, body)
+        self._write(_chunk(_END) + _LAST_CHUNK)
+
     def _write(self, response: bytes) -> None:
         if self._transport is not None:
             self._transport.write(response)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 async def _serve(port: int, letta: StubLetta) -> None:
@@ -190,11 +239,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that a turn takes")
+    parser.add_argument(
+        "--tokens-per-second", type=float, default=0.0, help="the pace of streamed turns; 0 sends them at once"
+    )
     parser.add_argument("--remember", action="store_true", help="keep turns, so that they can be found")
     args = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvloop.run(_serve(args.port, StubLetta(args.latency, remember=args.remember)))
+    pace = 1 / args.tokens_per_second if args.tokens_per_second else 0.0
+    uvloop.run(_serve(args.port, StubLetta(args.latency, pace, remember=args.remember)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ MAX_COST_RATIO: Final = 1.3
 MIN_SETUP_SPEEDUP: Final = 9.0
 LETTA_CPU_MS: Final = 60.0
 DATABASE_CPU_MS: Final = 8.0
+STREAMING_P99_MS: Final = 10.0
+CPU_OF_RELAY: Final = 1.5
+STREAMS: Final = 64
 _BASELINE: Final = "redis-py + aiohttp by hand"
 
 
@@ -41,7 +44,7 @@ class Target:
 
 def targets(figures: Figures) -> list[Target]:
     """All targets that these figures can decide."""
-    judges = (_throughput, _cpu, _floor, _latency, _memory, _flat, _setup, _turn, _database)
+    judges = (_throughput, _cpu, _floor, _latency, _memory, _added, _relay, _flat, _setup, _turn, _database)
     found = [judge(figures) for judge in judges]
     return [target for target in found if target is not None] + _failures(figures)
 
@@ -108,6 +111,28 @@ def _memory(figures: Figures) -> Target | None:
         return None
     mib = bridge["mib_10000"]
     return Target("memory with 10 000 turns in flight", f"under {MEMORY_MIB:g} MiB", f"{mib:.0f} MiB", mib < MEMORY_MIB)
+
+
+def _added(figures: Figures) -> Target | None:
+    bridge, _ = _bridge_and(_of_streams(figures), "streaming", "floor")
+    if bridge is None:
+        return None
+    p99 = bridge["p99"]
+    name = f"added time of a streamed sentence p99 with {STREAMS} streams"
+    return Target(name, f"under {STREAMING_P99_MS:g} ms", f"{p99:.1f} ms", p99 < STREAMING_P99_MS)
+
+
+def _relay(figures: Figures) -> Target | None:
+    bridge, relays = _bridge_and(_of_streams(figures), "streaming", "floor")
+    if bridge is None or not relays:
+        return None
+    ratio = bridge["cpu_turn"] / relays[0]["cpu_turn"]
+    return _at_most(f"CPU of a streamed turn with {STREAMS} streams against a relay by hand", ratio, CPU_OF_RELAY)
+
+
+def _of_streams(figures: Figures) -> Figures:
+    """The rows of streamed replies at the number of streams that the targets speak of."""
+    return {"streaming": [row for row in figures.get("streaming", ()) if row.get("streams") == STREAMS]}
 
 
 def _flat(figures: Figures) -> Target | None:

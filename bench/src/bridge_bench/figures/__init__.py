@@ -17,6 +17,7 @@ from bridge_bench.figures import (
     recovery,
     sessions,
     setup,
+    streaming,
     throughput,
     turn,
 )
@@ -27,6 +28,7 @@ FIGURES: Final[dict[str, ModuleType]] = {
         throughput,
         latency,
         memory,
+        streaming,
         recovery,
         backlog,
         bridges,

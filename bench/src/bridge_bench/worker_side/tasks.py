@@ -17,9 +17,9 @@ CONCURRENCY: Final = int(os.environ.get("BENCH_CONCURRENCY", "64"))
 _CONTENT: Final = "Do you remember what I told you about the garden last week? The tomatoes have come, all of them red."
 
 
-def payload(number: int, users: int, prefix: str = "t") -> str:
+def payload(number: int, users: int, prefix: str = "t", *, stream: bool = False) -> str:
     """One task as JSON, about 300 bytes. Users take turns, so that neighbours in the queue are different users."""
-    task = {
+    task: dict[str, Any] = {
         "task_id": f"{prefix}-{number}",
         "type": "text",
         "user_id": f"user-{number % users}",
@@ -28,6 +28,8 @@ def payload(number: int, users: int, prefix: str = "t") -> str:
         "timestamp": 1_750_000_000.0,
         "meta": {"lang": "en", "trace_id": f"{number:032x}", "memory_type": "permanent"},
     }
+    if stream:
+        task["meta"]["stream"] = True
     return json.dumps(task)
 
 
