@@ -245,3 +245,17 @@ async def test_an_error_within_a_stream_is_no_answer(ask: Any, before: tuple[str
     assert type(error) is kind
     assert "broke off" in str(error)
     assert len(requests) == (1 if before else 3)
+
+
+async def test_a_stream_that_ends_in_the_middle_is_no_answer(ask: Any) -> None:
+    def cut(*pieces: str) -> httpx.Response:
+        whole = streams(*pieces)
+        body = whole.content[: whole.content.index(b"data: ", 1)] if pieces else b""
+        return httpx.Response(200, content=body, headers={"content-type": "text/event-stream"})
+
+    error, requests = await ask(cut("Once upon", " a time"), hear=lambda _: None)
+    assert isinstance(error, ModelRefused)
+    assert len(requests) == 1
+    error, requests = await ask(cut(), hear=lambda _: None)
+    assert isinstance(error, ModelUnavailable)
+    assert len(requests) == 3

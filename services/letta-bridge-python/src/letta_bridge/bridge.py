@@ -157,6 +157,7 @@ class Bridge:
         )
         process = telemetry.process(self._processor.process)
         self.intake = Intake(self.queue, process, queue, self._accepting, telemetry.recorder)
+        self._streams.on_interrupt = self.intake.interrupt
         self._control = Control(
             connect(settings.redis, name=f"{self.name}-control", timeout=10),
             connect(settings.redis, name=f"{self.name}-interrupts"),

@@ -78,6 +78,10 @@ class InMemoryRig:
     async def replies(self) -> list[bytes]:
         return list(self.shelf.replies)
 
+    async def ask(self, message: bytes) -> None:
+        """Push a message onto the control list."""
+        self.shelf.control.append(message)
+
     async def listen(self, channel: str) -> None:
         self.channel = channel
 
@@ -173,6 +177,10 @@ class RedisRig:
     async def dead(self) -> list[tuple[dict[str, Any], bytes]]:
         letters: list[Any] = await self.client.lrange(self.keys.dead, 0, -1)
         return [(json.loads(letter.partition(b"\n")[0]), letter.partition(b"\n")[2]) for letter in letters]
+
+    async def ask(self, message: bytes) -> None:
+        """Push a message onto the control list."""
+        await self.client.lpush(self.settings.control_list, message)
 
     async def listen(self, channel: str) -> None:
         self.pubsub = self.client.pubsub()

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from letta_bridge.request_queue import Outcome, Settlement
-from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest
+from letta_bridge.request_queue.interrupts import Heard, InterruptOutcome, InterruptRequest, stored_request
 from letta_bridge.request_queue.port import UNCONDITIONAL, StreamRefusal, TaskEvents, Turn
 from letta_bridge.request_queue.redis_queue import RedisQueue
 from letta_bridge.testing.request_queue import InMemoryQueue
@@ -329,3 +329,31 @@ async def test_a_turn_beside_a_later_one_of_its_user_can_be_interrupted(rig: InM
     assert await queue.append([events_of(turn, event("started"))]) == [StreamRefusal.INTERRUPTED]
     fetched = await queue.settle_and_fetch([end(turn, when_interrupted=lambda _: end(turn))], 0)
     assert turn.receipt in fetched.interrupted
+
+
+async def test_a_message_without_a_task_is_taken_once(rig: InMemoryRig | RedisRig) -> None:
+    """Two bridges see it: the second one must not break off the user's next turn."""
+    queue, other = rig.bridge("a"), rig.bridge("b")
+    turn = await take(rig, queue)
+    of_user = InterruptRequest(type="interrupt", user_id=USER)
+    message = b'{"type":"interrupt"}'
+    await rig.ask(message)
+    assert (await queue.interrupt(of_user, message)).receipt == turn.receipt
+    await queue.settle_and_fetch([end(turn, outcome=Outcome.INTERRUPTED)], 0)
+    await rig.push(task("t2"))
+    (following,) = (await queue.settle_and_fetch([], 1)).turns
+    assert (await other.interrupt(of_user, message)).outcome is InterruptOutcome.TAKEN
+    assert await queue.append([TaskEvents(following.receipt, USER, "t2", [event("started")])]) == [None]
+
+
+async def test_refused_events_tell_what_interrupted_the_turn(rig: InMemoryRig | RedisRig) -> None:
+    queue = rig.bridge("a")
+    stream = events_of(await take(rig, queue), event("started"))
+    await queue.interrupt(INTERRUPT)
+    assert await queue.append([stream]) == [StreamRefusal.INTERRUPTED]
+    assert stream.interrupt is not None
+    assert stream.interrupt.heard == Heard(seq=1)
+
+
+def test_an_interrupt_that_cannot_be_read_breaks_off_all_the_same() -> None:
+    assert stored_request(b"nonsense").heard is None

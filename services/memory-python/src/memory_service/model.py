@@ -230,10 +230,13 @@ class _Said:
         self._hygiene = StreamedText()
         self.text = ""
         self._finish_reason: str | None = None
+        self._ended = False
+        """The model said that this is all."""
 
     def take(self, data: bytes) -> None:
         """The data of an event. Raises ValueError where it is not JSON, _StreamFailed where the model gave up."""
         if data == _DONE:
+            self._ended = True
             return
         event = read_json(data)
         if isinstance(event, dict) and event.get("error"):
@@ -244,13 +247,22 @@ class _Said:
         except (KeyError, IndexError, TypeError, AttributeError):
             return  # of usage, for example
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        self._ended = self._ended or self._finish_reason is not None
         if isinstance(piece, str) and piece:
             self.text += piece
             if said := self._hygiene.add(piece):
                 self._hear(said)
 
     def answer(self) -> dict[str, Any]:
-        """As a model answers that does not stream."""
+        """As a model answers that does not stream.
+
+        Raises:
+            ModelUnavailable: the stream ended before anything was said.
+            ModelRefused: it ended in the middle; another try would say it again.
+        """
+        if not self._ended:
+            broken = "the model's stream ended before the answer did"
+            raise ModelRefused(broken) if self.text else ModelUnavailable(broken)
         if said := self._hygiene.end():
             self._hear(said)
         return {"choices": [{"message": {"content": self.text}, "finish_reason": self._finish_reason}]}

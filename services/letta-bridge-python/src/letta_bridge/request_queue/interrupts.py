@@ -14,11 +14,13 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared_utils.contracts.limits import MAX_ID_LENGTH
-from shared_utils.contracts.message_fields import identifier
+from shared_utils.contracts.message_fields import ANONYMOUS, identifier
 from shared_utils.contracts.messages import json_object
 from shared_utils.errors import MalformedMessage
+from shared_utils.observability import logs
 from shared_utils.text import is_clean, load_json
 
+_log = logs.get("letta_bridge.streams")
 _MAX_TEXT: Final = 1_000_000
 _MAX_SEQ: Final = 1_000_000
 
@@ -83,6 +85,15 @@ class InterruptRequest(BaseModel):
             raise MalformedMessage(f"the control message cannot be read: {error}") from None
 
 
+def stored_request(value: bytes) -> InterruptRequest:
+    """An interrupt as the queue holds it. One that cannot be read breaks the turn off all the same."""
+    try:
+        return InterruptRequest.read(value)
+    except MalformedMessage as error:  # damaged, or of a later release: the turns beside it must not wait for it
+        _log.error("interrupt_unreadable", error=str(error))
+        return InterruptRequest(type="interrupt", user_id=ANONYMOUS)
+
+
 def names_user(message: bytes, user_id: str) -> bool:
     """Whether a message on ``letta_control`` is about this user, also one that cannot be read otherwise."""
     try:
@@ -106,6 +117,8 @@ class InterruptOutcome(StrEnum):
     """No task was named, and no turn of the user is in flight."""
     FULL = "full"
     """Too many interrupts are kept; this one is dropped."""
+    TAKEN = "taken"
+    """Another bridge took the message that asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

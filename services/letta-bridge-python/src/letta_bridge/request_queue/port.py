@@ -150,6 +150,8 @@ class TaskEvents:
     """All of them, oldest first, JSON objects; the queue puts ``v`` and ``seq`` in front."""
     stored: int = 0
     """How many of them the queue has confirmed."""
+    interrupt: InterruptRequest | None = None
+    """What broke the turn off, once the queue has refused events for it."""
 
 
 class StreamRefusal(StrEnum):
@@ -369,8 +371,14 @@ class RequestQueue(Protocol):
         """
         ...
 
-    async def interrupt(self, request: InterruptRequest) -> Interrupted:
-        """Break off a turn: nothing of its reply is published from now on."""
+    async def interrupt(self, request: InterruptRequest, message: bytes | None = None) -> Interrupted:
+        """Break off a turn: nothing of its reply is published from now on.
+
+        Args:
+            request: what to break off.
+            message: the element of the control list that asks for it. Of a request without a task id it is removed in
+                the same step, where that is possible: several bridges may see it.
+        """
         ...
 
     async def status(self) -> QueueStatus:

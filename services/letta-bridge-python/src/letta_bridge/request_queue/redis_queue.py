@@ -6,11 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Final, cast
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from letta_bridge.request_queue.calls import Calls
 from letta_bridge.request_queue.capacity import capacity_of
-from letta_bridge.request_queue.interrupts import Interrupted, Interruption, InterruptOutcome, InterruptRequest
+from letta_bridge.request_queue.interrupts import (
+    Interrupted,
+    Interruption,
+    InterruptOutcome,
+    InterruptRequest,
+    stored_request,
+)
 from letta_bridge.request_queue.keys import BRIDGE_TTL_MS, Keys, per_task
 from letta_bridge.request_queue.lease_clock import clock
 from letta_bridge.request_queue.port import (
@@ -70,7 +77,7 @@ _CORRECT: Final = read("correct")
 _SETTLED_NOW, _FORGOTTEN, _EVENTS_LOST = 1, 3, 5
 _REFUSALS: Final = {0: Refusal.TAKEN_OVER, 2: Refusal.REPEATED}
 """The codes of ``settle.lua``."""
-_STREAM_REFUSALS: Final = {-1: StreamRefusal.TAKEN_OVER, -2: StreamRefusal.FORGOTTEN, -3: StreamRefusal.INTERRUPTED}
+_STREAM_REFUSALS: Final = {-1: StreamRefusal.TAKEN_OVER, -2: StreamRefusal.FORGOTTEN}
 """The codes of ``append.lua``."""
 _INTERRUPTS: Final = 10_000
 """Interrupts kept at most."""
@@ -147,7 +154,7 @@ class RedisQueue:
         fetched = FetchResult([result == _SETTLED_NOW for result in results], turns, left > 0)
         for settlement, result in zip(settlements, results, strict=True):
             if isinstance(result, list):
-                fetched.interrupted[settlement.receipt] = InterruptRequest.read(result[1])
+                fetched.interrupted[settlement.receipt] = stored_request(result[1])
                 if settlement.stream is not None:
                     settlement.stream.stored = int(result[2])
             elif result in _REFUSALS:
@@ -252,6 +259,10 @@ class RedisQueue:
                     raise result
                 refusals.append(StreamRefusal.UNWRITABLE)
                 continue
+            if isinstance(result, list):
+                refusals.append(StreamRefusal.INTERRUPTED)
+                stream.interrupt = stored_request(result[1])
+                continue
             refusals.append(_STREAM_REFUSALS.get(result))
             if result >= 0:
                 stream.stored = result
@@ -274,9 +285,11 @@ class RedisQueue:
         bounds = settings.max_missed_per_user, settings.missed_bytes
         await self._scripts.run(_CORRECT, *bounds, user_id, task_id, record)
 
-    async def interrupt(self, request: InterruptRequest) -> Interrupted:
+    async def interrupt(self, request: InterruptRequest, message: bytes | None = None) -> Interrupted:
         """See :class:`RequestQueue`."""
         settings = self._settings
+        # On a Cluster, a script cannot also reach the list, which may lie in another slot.
+        listed = message is not None and not isinstance(self._client, RedisCluster)
         heard = request.heard.model_dump_json(exclude_none=True) if request.heard is not None else "null"
         outcome, task_id, receipt, kept = await self._scripts.run(
             _INTERRUPT,
@@ -292,6 +305,8 @@ class RedisQueue:
             settings.stream_maxlen,
             _INTERRUPTS,
             request.hand_out,
+            settings.control_list if listed else "",
+            message if listed and message is not None else b"",
         )
         return Interrupted(
             InterruptOutcome(outcome.decode()), task_id.decode(errors="replace"), receipt.decode(), kept or None
@@ -452,5 +467,5 @@ def _turn(row: Sequence[Any]) -> Turn:
         missed=missed,
         choice=HeldChoice(choice[0].decode(errors="replace"), *choice[1:]) if choice else None,
         supposed=attempts.startswith(b"0"),
-        interruption=Interruption(InterruptRequest.read(interrupt) if interrupt else None),
+        interruption=Interruption(stored_request(interrupt) if interrupt else None),
     )

@@ -131,6 +131,8 @@ class InMemoryQueueState:
     """Taker → ticket of its last hand-out call."""
     streams: dict[tuple[str, str], list[StreamEntry]] = field(default_factory=dict)
     """User and task id → the events of the task's stream."""
+    control: list[bytes] = field(default_factory=list)
+    """The control list."""
     interrupts: dict[tuple[str, str], InterruptEntry] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 

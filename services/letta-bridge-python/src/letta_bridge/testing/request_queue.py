@@ -144,34 +144,13 @@ class InMemoryQueue:
         if record:
             self._change_missed(Settlement("", Outcome.LETTA, user_id=user_id, missed=(record,)))
 
-    async def interrupt(self, request: InterruptRequest) -> Interrupted:
+    async def interrupt(self, request: InterruptRequest, message: bytes | None = None) -> Interrupted:
         """See :class:`RequestQueue`."""
-        shelf, user = self.shelf, request.user_id
-        one = shelf.busy.get(user_lane(user), "")
-        turn, running, number = shelf.turns.get(one), "", ""
-        if turn is not None and turn.entry.fault is None:
-            number = f"{turn.entry.seq}-{turn.entry.first_ms}"
-            running = self._task_id(turn.entry)
-        stream = shelf.streams.get((user, running))
-        is_streaming = stream and json_object(stream[-1].event).get("type") not in {"end", "error"}
-        if not request.task_id and request.hand_out and not (one == request.hand_out and is_streaming):
-            running = ""
-        if not request.task_id and not running:
-            return Interrupted(InterruptOutcome.NOTHING)
-        task_id = request.task_id or running
-        kept, before = shelf.kept.get((user, task_id)), shelf.interrupts.get((user, task_id))
-        if before is not None and (running != task_id or before.number == number):
-            if before.late and kept is not None:
-                return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
-            return Interrupted(InterruptOutcome.REPEATED, task_id)
-        if running == task_id:
-            shelf.interrupts[user, task_id] = InterruptEntry(request, number)
-            self._publish_interrupted(request, task_id)
-            return Interrupted(InterruptOutcome.INTERRUPTED, task_id, one)
-        shelf.interrupts[user, task_id] = InterruptEntry(request, None, over=kept is not None, late=kept is not None)
-        if kept is not None:
-            return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
-        return Interrupted(InterruptOutcome.WAITING, task_id)
+        if message is not None and not request.task_id:
+            if message not in self.shelf.control:
+                return Interrupted(InterruptOutcome.TAKEN)
+            self.shelf.control.remove(message)
+        return self._interrupt(request)
 
     async def status(self) -> QueueStatus:
         """See :class:`RequestQueue`."""
@@ -207,6 +186,34 @@ class InMemoryQueue:
 
     async def close(self) -> None:
         """See :class:`RequestQueue`."""
+
+    def _interrupt(self, request: InterruptRequest) -> Interrupted:
+        shelf, user = self.shelf, request.user_id
+        one = shelf.busy.get(user_lane(user), "")
+        turn, running, number = shelf.turns.get(one), "", ""
+        if turn is not None and turn.entry.fault is None:
+            number = f"{turn.entry.seq}-{turn.entry.first_ms}"
+            running = self._task_id(turn.entry)
+        stream = shelf.streams.get((user, running))
+        is_streaming = stream and json_object(stream[-1].event).get("type") not in {"end", "error"}
+        if not request.task_id and request.hand_out and not (one == request.hand_out and is_streaming):
+            running = ""
+        if not request.task_id and not running:
+            return Interrupted(InterruptOutcome.NOTHING)
+        task_id = request.task_id or running
+        kept, before = shelf.kept.get((user, task_id)), shelf.interrupts.get((user, task_id))
+        if before is not None and (running != task_id or before.number == number):
+            if before.late and kept is not None:
+                return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
+            return Interrupted(InterruptOutcome.REPEATED, task_id)
+        if running == task_id:
+            shelf.interrupts[user, task_id] = InterruptEntry(request, number)
+            self._publish_interrupted(request, task_id)
+            return Interrupted(InterruptOutcome.INTERRUPTED, task_id, one)
+        shelf.interrupts[user, task_id] = InterruptEntry(request, None, over=kept is not None, late=kept is not None)
+        if kept is not None:
+            return Interrupted(InterruptOutcome.OVER, task_id, kept_reply=kept)
+        return Interrupted(InterruptOutcome.WAITING, task_id)
 
     def _dispatch(self, limit: int, calls: Calls) -> list[Turn]:
         shelf = self.shelf
@@ -322,6 +329,7 @@ class InMemoryQueue:
                 return StreamRefusal.FORGOTTEN
             return StreamRefusal.TAKEN_OVER
         if self._interrupt_of(stream.user_id, stream.task_id, turn.entry) is not None:
+            stream.interrupt = self._interrupt_of(stream.user_id, stream.task_id, turn.entry)
             return StreamRefusal.INTERRUPTED
         self._add_events(stream)
         return None

@@ -2,7 +2,8 @@
 --
 -- ARGV 1 bridge  2 ttl_ms of a stream  3 events it keeps  and then, for each turn,
 --      receipt, user:task_id, channel, number of the first event (from 1), the events, a line of JSON each
--- Returns for each turn how many of its events are stored, or a code (below), or its error.
+-- Returns for each turn how many of its events are stored, a code (below), {INTERRUPTED, the interrupt's request}, or its
+--      error.
 
 local bridge, ttl_ms, longest = ARGV[1], ARGV[2], ARGV[3]
 local FIRST, FIELDS = 4, 5
@@ -18,8 +19,9 @@ local function append(receipt, task, channel, first, events)
         return TAKEN_OVER
     end
     local _, _, entry = split_turn(record)
-    if any_interrupts and interrupt_request(task, number_of(entry or '')) then
-        return INTERRUPTED
+    local request = any_interrupts and interrupt_request(task, number_of(entry or ''))
+    if request then
+        return { INTERRUPTED, request }
     end
     local lines = {}
     for line in string.gmatch(events, '[^\n]+') do

@@ -5,11 +5,13 @@
 --      5 ttl_ms of the interrupt  6 beginning of the channels of task streams  7 channel on which bridges are told
 --      8 longest user in bytes  9 ttl_ms of a task stream  10 events it keeps  11 interrupts kept at most
 --      12 receipt: without a task id, only this hand-out, and only if its reply is being published in parts; '' for any
+--      13 the list that holds the message which asks for this, '' where it cannot be reached from here  14 the message
 -- Returns {outcome, task id, receipt, kept reply}; the outcomes are
 --      interrupted  the turn is in flight           waiting  no turn of this task is in flight, nor was it answered
 --      repeated     the task was interrupted before over     the task has ended (the kept reply is returned), and
 --                                                            correct.lua has not noted yet what was heard
 --      nothing      no turn of the user is in flight         full     too many interrupts are kept
+--      taken        another bridge took the message
 
 local user, wanted, request, heard, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local channel, told, longest_user = ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -69,6 +71,10 @@ local function is_streaming(task_id)
     return done and seq >= 0 and not is_last(event)
 end
 
+-- Without a task id, a second look at the message could break off the user's next turn: it is taken with the first.
+if wanted == '' and ARGV[13] ~= '' and redis.call('LREM', ARGV[13], -1, ARGV[14]) == 0 then
+    return { 'taken', '', '', '' }
+end
 local receipt, running, number = in_flight()
 if wanted == '' and ARGV[12] ~= '' and not (receipt == ARGV[12] and is_streaming(running)) then
     receipt = nil

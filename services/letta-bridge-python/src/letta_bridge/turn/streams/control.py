@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from letta_bridge import fail_points
-from letta_bridge.request_queue.interrupts import Interrupted, InterruptOutcome, InterruptRequest
-from letta_bridge.turn.channel_listener import ChannelListener
+from letta_bridge.request_queue.interrupts import Interrupted, InterruptOutcome, InterruptRequest, stored_request
+from letta_bridge.turn.channel_listener import ChannelListener, Subscription
 from letta_bridge.turn.recorder import Recorder
 from shared_utils.errors import MalformedMessage
 from shared_utils.observability import logs
@@ -53,7 +54,7 @@ class Control:
         *,
         key: str,
         channel: str,
-        interrupt: Callable[[InterruptRequest], Awaitable[Interrupted]],
+        interrupt: Callable[[InterruptRequest, bytes | None], Awaitable[Interrupted]],
         break_off: Callable[[str, InterruptRequest], None],
         over: Callable[[InterruptRequest, Interrupted], Awaitable[None]],
         recorder: Recorder,
@@ -63,10 +64,12 @@ class Control:
         self._key = key
         self._channel = channel
         self._interrupt = interrupt
+        self._is_cluster = isinstance(client, RedisCluster)
         self._break_off = break_off
         self._over = over
         self._recorder = recorder
         self._outage = OncePerOutage()
+        self._deaf = OncePerOutage()
         self._barging: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -99,8 +102,7 @@ class Control:
         while True:
             try:
                 message = await self._oldest()
-                if message is not None:
-                    await self._handle(message)
+                if message is not None and await self._handle(message):
                     await self._client.lrem(self._key, -1, cast("str", message))
                 self._outage.worked(lambda: _log.info("control_list_read_again"))
             except _FAILURES as error:
@@ -112,9 +114,12 @@ class Control:
         moved: Any = await self._client.blmove(self._key, self._key, _WAIT_SECONDS, "RIGHT", "RIGHT")
         return cast("bytes | None", moved)
 
-    async def _handle(self, message: bytes) -> None:
+    async def _handle(self, message: bytes) -> bool:
+        """Whether the message is still to be removed from the list."""
         try:
-            await self._interrupted(InterruptRequest.read(message))
+            request = InterruptRequest.read(message)
+            await self._interrupted(request, message)
+            return bool(request.task_id) or self._is_cluster
         except MalformedMessage as error:
             _log.warning("control_message_unreadable", error=str(error))
         except _FAILURES:
@@ -122,10 +127,13 @@ class Control:
         except Exception:  # noqa: BLE001  # logged with its trace
             # It would fail again, and hold up the messages behind it.
             _log.exception("control_message_failed")
+        return True
 
-    async def _interrupted(self, request: InterruptRequest) -> None:
-        result = await self._interrupt(request)
+    async def _interrupted(self, request: InterruptRequest, message: bytes | None = None) -> None:
+        result = await self._interrupt(request, message)
         fail_points.reach("noted")
+        if result.outcome is InterruptOutcome.TAKEN:
+            return
         self._recorder.interrupt_handled(result.outcome)
         _log.info("interrupt", outcome=result.outcome, user_id=request.user_id, task_id=result.task_id)
         if result.outcome is InterruptOutcome.INTERRUPTED:
@@ -134,8 +142,16 @@ class Control:
             await self._over(request, result)
 
     async def _hear(self) -> None:
-        subscription = await self._listener.subscribe(self._channel, "control")
+        subscription = await self._subscribed()
         while True:
             receipt, _, request = (await subscription.messages.get()).decode(errors="replace").partition("\n")
-            with contextlib.suppress(MalformedMessage):
-                self._break_off(receipt, InterruptRequest.read(request.encode()))
+            self._break_off(receipt, stored_request(request.encode()))
+
+    async def _subscribed(self) -> Subscription:
+        """As soon as Redis allows it; until then turns learn of other bridges' interrupts with their next event."""
+        while True:
+            try:
+                return await self._listener.subscribe(self._channel, "control")
+            except _FAILURES as error:
+                self._deaf.failed(explain(error), lambda reason: _log.warning("interrupts_unheard", error=reason))
+                await asyncio.sleep(_PAUSE_SECONDS)

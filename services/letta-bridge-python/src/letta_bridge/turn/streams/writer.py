@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from redis.exceptions import ResponseError
 
 from letta_bridge import fail_points
+from letta_bridge.request_queue.interrupts import InterruptRequest
 from letta_bridge.request_queue.port import StreamRefusal, TaskEvents, Turn
 from letta_bridge.settings import StreamingSettings
 from letta_bridge.turn.recorder import NO_RECORDER, Recorder
@@ -61,6 +62,8 @@ class StreamWriter:
         self._waiting: dict[TurnStream, None] = {}
         self._wake = asyncio.Event()
         self._outage = OncePerOutage()
+        self.on_interrupt: Callable[[str, InterruptRequest], object] = _ignore
+        """Called with the receipt of a turn that was found interrupted."""
 
     def reload(self, settings: StreamingSettings) -> None:
         """Apply settings to streams that are opened from now on."""
@@ -133,6 +136,8 @@ class StreamWriter:
                 self._waiting[stream] = None
             elif refusal is not None:
                 stream.stop()
+                if stream.events.interrupt is not None:  # told by another bridge, whose message was lost
+                    self.on_interrupt(stream.events.receipt, stream.events.interrupt)
                 if refusal is StreamRefusal.UNWRITABLE:
                     _log.error("task_stream_unwritable", receipt=stream.events.receipt)
             elif stream.events.stored < len(stream.events.events):
@@ -141,6 +146,10 @@ class StreamWriter:
             await asyncio.sleep(_PAUSE_SECONDS)  # until the intake has restored the turns
         written = sum(max(0, stream.events.stored - stored) for stream, stored in zip(streams, before, strict=True))
         self._recorder.events_published(written)
+
+
+def _ignore(_receipt: str, _request: InterruptRequest) -> None:
+    pass
 
 
 def _bytes_to_write(stream: TurnStream) -> int:
