@@ -17,7 +17,7 @@ from letta_bridge.errors import AgentGone, LettaRejected
 from letta_bridge.letta.agent_store import AgentDescription, StoredConversation
 from letta_bridge.letta.exact_rows import READER_TAG
 from letta_bridge.letta.letta_client import LettaClient
-from letta_bridge.letta.port import SoughtTurn, TurnState, former_tag
+from letta_bridge.letta.port import SoughtTurn, TurnMessage, TurnState, former_tag
 
 if TYPE_CHECKING:
     from letta_bridge_tests.letta.conftest import Agents
@@ -255,9 +255,7 @@ async def test_capture_falls_back_to_listed_messages_that_letta_cannot_export(ag
     agent = await agents.made()
     await agents.told(agent, "before")
     otid = "3b9c4d0e-0000-4000-8000-000000000001"
-    body = b'{"messages": [{"role": "user", "content": "half \\ud83d here", "otid": "%s"}]}' % otid.encode()
-    response, _ = await agents.letta._post(agents.letta._turns_url(agent), body, 60)
-    assert response.status == 200
+    await agents.letta.send(agent, [TurnMessage("user", "half \ud83d here", otid)], timeout=60)
     await agents.told(agent, "after")
     path = tmp_path / snapshot_name(agent)
     taken = await capture(agents.store, agent, path)
