@@ -85,6 +85,7 @@ class Conversation:
         self.client: Any = redis.Redis.from_url(url, socket_timeout=10)
         self.user = user
         self.queue = queue
+        self.control = "letta_control" if queue == QUEUE else f"{{{queue}}}:control"
         self.until = until
         self.listener = Listener(url)
 
@@ -101,7 +102,7 @@ class Conversation:
         """Push an interrupt; returns when."""
         named = {"task_id": task_id} if task_id else {}
         message = {"type": "interrupt", "user_id": user or self.user, **named, **fields}
-        self.client.lpush("letta_control", json.dumps(message, ensure_ascii=False))
+        self.client.lpush(self.control, json.dumps(message, ensure_ascii=False))
         return time.monotonic()
 
     def kept(self, task_id: str) -> list[dict[str, Any]]:

@@ -149,11 +149,11 @@ async def test_equal_otids_are_stored_twice(letta: LettaClient, agent_id: str) -
 async def test_a_run_is_listed_late_and_its_turn_survives_a_cancel(
     double: LettaDouble, letta: LettaClient, agent_id: str
 ) -> None:
-    double.fail("late_run", times=1, details={"seconds": 1.0})
-    sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=5))
+    double.fail("late_run", times=1, details={"seconds": 4.0})
+    sending = asyncio.create_task(letta.send(agent_id, say("你好", ONE), timeout=60))
     await asyncio.sleep(0.3)
     assert (await find(letta, agent_id, ONE)).state is TurnState.ABSENT
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (found := await find(letta, agent_id, ONE)).state is not TurnState.RUNNING:
             await asyncio.sleep(0.02)
     await letta.cancel(agent_id, found.run_ids)
