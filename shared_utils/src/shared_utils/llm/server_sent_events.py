@@ -65,13 +65,16 @@ class ServerSentEvents:
         if self._after_return:
             chunk = chunk.removeprefix(b"\n")
         self._after_return = chunk.endswith(b"\r")
-        first, *lines = _LINE_END.split(chunk)
-        self._line += first
-        for following in lines:
-            event = self._ended(bytes(self._line))
+        lines = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
+        if len(lines) > 1 and self._line:
+            lines[0] = bytes(self._line + lines[0])
+            self._line.clear()
+        begun = lines.pop()
+        for line in lines:
+            event = self._ended(line)
             if event is not None:
                 yield event
-            self._line = bytearray(following)
+        self._line += begun
         if self._size + len(self._line) > self._longest_event:
             raise TooLong
 

@@ -131,8 +131,7 @@ class StreamedTurn:
         return [message.whole() if isinstance(message, _Said | _Call) else message for message in self._messages]
 
     def _assistant(self, message: _Message) -> None:
-        ids = (message.get("id"), message.get("step_id"))
-        key = next((value for value in ids if isinstance(value, str) and value), "")
+        key = _text(message.get("id")) or _text(message.get("step_id"))
         said = self._said.get(key)
         if said is None:
             said = self._said[key] = _Said()
@@ -189,6 +188,10 @@ class StreamedTurn:
         "stop_reason": _stop,
         "usage_statistics": _count,
     }
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def stream_lost() -> LettaError:

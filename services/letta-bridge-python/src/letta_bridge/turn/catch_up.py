@@ -99,6 +99,8 @@ class NotesRemoved:
 
     def add(self, piece: str) -> str:
         """What can be said now: the text up to a parenthesis that may begin a note."""
+        if not (self._held or self._behind_note or _OPENING.search(piece)):
+            return piece  # nearly every token
         text, self._held = self._without_blanks(self._held + piece), ""
         said: list[str] = []
         while (opening := _OPENING.search(text)) is not None:
