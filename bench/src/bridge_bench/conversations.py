@@ -95,12 +95,6 @@ class Conversations:
                 raise WorkerFailed(f"{len(reply.sentences)} sentences were published for {task}, not {SENTENCES}")
         return list(self._replies.values())
 
-    def listen(self, seconds: float, alive: Callable[[], bool]) -> None:
-        """Only take events, for so long."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self._heard(alive)
-
     def _heard(self, alive: Callable[[], bool]) -> bool:
         """Take the next event; whether it is the last one of a reply."""
         began = time.monotonic()

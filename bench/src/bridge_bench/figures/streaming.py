@@ -21,6 +21,7 @@ _P99_INDEX: Final = 98
 _FILL_SECONDS: Final = 60.0
 """Within which all streams of the memory's measurement have begun, or never will."""
 _FULL_SHARE: Final = 0.98
+_POLL_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ def _memory(bench: Bench, case: _Case) -> Sample:
         while (speaking := stub.stats()["in_flight"]) < level.streams * _FULL_SHARE:
             if time.monotonic() > until:
                 raise WorkerFailed(f"{speaking:,} of {level.streams:,} streams began within {_FILL_SECONDS:g} s")
-            conversations.listen(0.1, lambda: process.running)
-        conversations.listen(_LARGE_SECONDS, lambda: process.running)
+            time.sleep(_POLL_SECONDS)
+        time.sleep(_LARGE_SECONDS)
+        if not process.running:
+            raise WorkerFailed("the worker ended")
         return {"mib": memory_mib(process.pid or 0), "at_once": speaking}
