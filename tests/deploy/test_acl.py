@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -18,12 +19,15 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from letta_bridge.config_layout import LAYOUT
+from letta_bridge.settings import BridgeSettings
 from letta_bridge_client import Bridge
 from local_stack.fixtures import DoubleFactory, missing_parts
 from local_stack.letta_double.process import LettaDouble
 from local_stack.ports import HOST
 from local_stack.programs import debian_program
 from local_stack.valkey import Valkey
+from shared_utils.config import variables
 
 pytestmark = pytest.mark.integration
 
@@ -221,10 +225,14 @@ def test_passwords_are_kept_as_hashes(redis_with_users: Valkey, user: User, secr
     assert (tmp_path / "run/users.acl").stat().st_mode & 0o077 == 0
 
 
-def test_a_missing_secret_is_named(checkout: Path, secrets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, "", "\n", "\r\n", "\ufeff\n"])
+def test_a_missing_secret_is_named(content: str | None, checkout: Path, secrets: Path, tmp_path: Path) -> None:
+    """Without one, a hash of nothing would let everybody in."""
     for file in secrets.iterdir():
         if file.name != "redis_bridge_password":
             (tmp_path / file.name).write_text("x", encoding="utf-8")
+        elif content is not None:
+            (tmp_path / file.name).write_bytes(content.encode())
     done = subprocess.run(
         ["sh", checkout / "deploy/redis/start"],
         env={"PATH": "/usr/bin:/bin", "REDIS_SECRETS": str(tmp_path), "REDIS_RUN": str(tmp_path)},
@@ -233,7 +241,28 @@ def test_a_missing_secret_is_named(checkout: Path, secrets: Path, tmp_path: Path
         check=False,
     )
     assert done.returncode == 1
-    assert "redis_bridge_password is missing or empty" in done.stderr
+    assert "redis_bridge_password is missing, empty or not readable" in done.stderr
+
+
+@pytest.mark.process
+def test_a_password_is_the_same_for_redis_and_for_the_services(checkout: Path, secrets: Path, tmp_path: Path) -> None:
+    """Whatever an editor left around it, and whatever is in it."""
+    password = "$p #%s:@/?&+ 'w\"x`\\é密-"
+    for file in secrets.iterdir():
+        (tmp_path / file.name).write_bytes(f"\ufeff{password}\r\n\n".encode())
+    (tmp_path / "valkey-server").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "valkey-server").chmod(0o755)
+    subprocess.run(
+        ["sh", checkout / "deploy/redis/start"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "REDIS_SECRETS": str(tmp_path), "REDIS_RUN": str(tmp_path)},
+        check=True,
+    )
+    [leaf] = [leaf for leaf in variables.leaves(BridgeSettings) if "REDIS_PASSWORD" in leaf.variables(LAYOUT)]
+    environment = {"REDIS_PASSWORD_FILE": str(tmp_path / "redis_bridge_password")}
+    found = variables.given(leaf, leaf.variables(LAYOUT), environment)
+    assert found is not None
+    assert found[0] == password
+    assert f"user bridge on #{hashlib.sha256(password.encode()).hexdigest()} " in (tmp_path / "users.acl").read_text()
 
 
 @pytest.mark.parametrize(
