@@ -18,7 +18,7 @@ from shared_utils.contracts.message_fields import ANONYMOUS, identifier
 from shared_utils.contracts.messages import json_object
 from shared_utils.errors import MalformedMessage
 from shared_utils.observability import logs
-from shared_utils.text import is_clean, load_json
+from shared_utils.text import clean_text, is_clean, load_json
 
 _log = logs.get("letta_bridge.streams")
 _MAX_TEXT: Final = 1_000_000
@@ -31,6 +31,11 @@ def _exact(value: object) -> object:
     if isinstance(text, str) and not is_clean(text):
         raise ValueError("contains a character that cannot be kept")
     return text
+
+
+def _clean(value: object) -> object:
+    """A text as replies have it: programs that count in UTF-16 units cut an emoji in two."""
+    return clean_text(value) if isinstance(value, str) else value
 
 
 _UserId = Annotated[str, BeforeValidator(_exact), Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -49,7 +54,7 @@ class Heard(BaseModel):
     seq: int | None = Field(default=None, ge=-1, le=_MAX_SEQ)
     characters: int = Field(default=0, ge=0, le=_MAX_TEXT)
     """Of the ``text`` of the sentence after ``seq``."""
-    text: str | None = Field(default=None, max_length=_MAX_TEXT)
+    text: Annotated[str | None, BeforeValidator(_clean), Field(max_length=_MAX_TEXT)] = None
 
     @model_validator(mode="after")
     def _says_it_once(self) -> Self:
@@ -70,7 +75,7 @@ class InterruptRequest(BaseModel):
     """Empty: the turn of the user that is being answered."""
     heard: Heard | None = None
     """None: that is not known."""
-    hand_out: str = ""
+    hand_out: str = Field(default="", exclude=True)
     """Without a task: break off only the turn of this receipt, and only if its reply is being published in parts, as a
     new message of the user does. By the time this arrives, the message itself may be in flight."""
 
@@ -78,7 +83,10 @@ class InterruptRequest(BaseModel):
     def read(cls, message: bytes) -> Self:
         """Read a message. Raises MalformedMessage with one sentence."""
         try:
-            return cls.model_validate(load_json(message))
+            content = load_json(message)
+            if isinstance(content, dict):
+                content.pop("hand_out", None)  # the bridge's own, and no part of a message
+            return cls.model_validate(content)
         except ValidationError as error:
             raise MalformedMessage(f"the control message cannot be read: {_problem(error)}") from None
         except (ValueError, RecursionError) as error:

@@ -60,3 +60,15 @@ def test_an_unreadable_message_says_why_and_quotes_nothing(message: bytes, probl
 def test_numbers_are_ids_as_in_tasks() -> None:
     request = InterruptRequest.read(json.dumps({"type": "interrupt", "user_id": 42, "task_id": 7}).encode())
     assert (request.user_id, request.task_id) == ("42", "7")
+
+
+def test_half_an_emoji_in_what_was_heard_keeps_nobody_from_interrupting() -> None:
+    message = b'{"type":"interrupt","user_id":"a","heard":{"text":"Hello \\ud83d"}}'
+    request = InterruptRequest.read(message)
+    assert heard_of(request.heard, [(1, "Hello 😀 there.")]) == "Hello"
+    assert InterruptRequest.read(request.model_dump_json().encode()) == request
+
+
+def test_a_message_names_no_hand_out() -> None:
+    request = InterruptRequest.read(b'{"type":"interrupt","user_id":"a","hand_out":"\\ud83d"}')
+    assert request.hand_out == ""
