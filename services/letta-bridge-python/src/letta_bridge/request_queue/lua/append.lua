@@ -23,19 +23,7 @@ local function append(receipt, task, channel, first, events)
     if request then
         return { INTERRUPTED, request }
     end
-    local lines = {}
-    for line in string.gmatch(events, '[^\n]+') do
-        lines[#lines + 1] = line
-    end
-    return add_events(STREAM .. task, receipt, tonumber(first), lines, channel, ttl_ms, longest)
+    return add_events(STREAM .. task, receipt, tonumber(first), lines_of(events), channel, ttl_ms, longest)
 end
 
-local results = {}
-for at = FIRST, #ARGV, FIELDS do
-    local done, result = pcall(append, unpack(ARGV, at, at + FIELDS - 1))
-    if not done and type(result) ~= 'table' then  -- a table in Redis 7 and later, a text before
-        result = { err = result }
-    end
-    results[#results + 1] = result
-end
-return results
+return results_of_groups(FIRST, FIELDS, append)

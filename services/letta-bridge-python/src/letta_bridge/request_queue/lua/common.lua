@@ -59,6 +59,20 @@ local function call_many(command, key, arguments)
     return replies
 end
 
+-- The results of `each`, called with every group of `fields` arguments from ARGV[first] on: what it returns, or its error.
+-- A group that fails does not hold up the others.
+local function results_of_groups(first, fields, each)
+    local results = {}
+    for at = first, #ARGV, fields do
+        local done, result = pcall(each, unpack(ARGV, at, at + fields - 1))
+        if not done and type(result) ~= 'table' then  -- a table in Redis 7 and later, a text before
+            result = { err = result }
+        end
+        results[#results + 1] = result
+    end
+    return results
+end
+
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)

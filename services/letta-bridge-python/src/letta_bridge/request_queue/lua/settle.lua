@@ -127,10 +127,7 @@ end
 -- Adds the last events of a task stream; false where Redis lost earlier ones. Behind an interrupt nothing is said any more
 -- but that the stream ends. A key of another type, or Redis out of memory, must not block the user's answer.
 local function end_stream(task, receipt, channel, first, events, request)
-    local lines = {}
-    for line in string.gmatch(events, '[^\n]+') do
-        lines[#lines + 1] = line
-    end
+    local lines = lines_of(events)
     if request then
         first, lines = 0, unsaid(STREAM .. task, lines)
     end
@@ -184,14 +181,7 @@ local function settle(
     return SETTLED
 end
 
-local results = {}
-for at = FIRST, #ARGV, FIELDS do
-    local done, result = pcall(settle, unpack(ARGV, at, at + FIELDS - 1))
-    if not done and type(result) ~= 'table' then  -- a table in Redis 7 and later, a text before
-        result = { err = result }
-    end
-    results[#results + 1] = result
-end
+local results = results_of_groups(FIRST, FIELDS, settle)
 call_many('ZREM', LEASES, receipts)
 call_many('ZREM', BEGUN, receipts)
 close_entries(closed)

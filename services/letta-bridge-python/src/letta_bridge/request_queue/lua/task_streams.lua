@@ -30,6 +30,14 @@ local function is_interrupt(event)
     return string.find(event, '"type":"interrupted"', 1, true) ~= nil
 end
 
+local function lines_of(text)
+    local lines = {}
+    for line in string.gmatch(text, '[^\n]+') do
+        lines[#lines + 1] = line
+    end
+    return lines
+end
+
 local function add_event(key, seq, event, receipt, count, channel, longest)
     event = EVENT_BEGIN .. string.format('%d', seq) .. ',' .. string.sub(event, 2)
     redis.call('XADD', key, 'MAXLEN', '~', longest, string.format('%d-1', seq), 'event', event, 'by', receipt .. ' ' .. count)

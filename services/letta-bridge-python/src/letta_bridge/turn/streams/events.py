@@ -109,7 +109,6 @@ class Past:
     """``seq`` of the last sentence of the attempts before it."""
     delta_text: str = ""
     """What the last attempt's deltas add up to."""
-    interrupted: bool = False
     next_seq: int = 0
     last: bytes | None = None
     """The event that ended the stream; None if it goes on."""
@@ -142,13 +141,11 @@ class Past:
             self.source = str(content.get("source"))
             if self.sentences:
                 self.void_until = self.sentences[-1][0]
-            self.sentences, self.delta_text, self.interrupted = [], "", False
+            self.sentences, self.delta_text = [], ""
         text = content.get("text")
         if kind == SENTENCE and isinstance(text, str):
             self.sentences.append((seq, text))
         elif kind == DELTA and isinstance(text, str):
             self.delta_text += text
-        elif kind == INTERRUPTED:
-            self.interrupted = True
         elif kind in LAST_EVENTS:
             self.attempt = max(1, self.attempt)  # an error may end a stream that nobody has begun
